@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["callable_name", "did_you_mean", "error_message", "safe_repr", "summarize_error", "type_name"]
 
-_repr = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    """Shortens texts and bytes before it makes their repr, which takes several times their memory."""
+
+    repr_bytes = repr_bytearray = reprlib.Repr.repr_str
+
+
+_repr = _Repr()
 _repr.maxother = _repr.maxstring = 80
 
 

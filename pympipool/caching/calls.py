@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pympipool._util.reprs import callable_name
+from pympipool._util.reprs import callable_name, safe_repr
 from pympipool.caching.entries import UnwrittenEntry, stored_future
 from pympipool.caching.exceptions import raised
 from pympipool.caching.keys import Keys, is_plain, key_of_name
@@ -41,6 +41,9 @@ __all__ = ["CacheCounts", "CachedCalls"]
 
 SHOWN_ITEMS_MAX = 4
 """Arrays of at most so many numbers are shown in full among the arguments of a call."""
+
+SHORT_LENGTH = 80
+"""Longest text for an argument."""
 
 
 @dataclass
@@ -83,7 +86,7 @@ class CachedCalls:
         self._keys: Keys | None = None
         self._warned: set[str] = set()
         try:
-            self._keys = Keys(start, takes_futures=engine.resolve_dependencies)
+            self._keys = Keys(start, takes_futures=engine.resolve_dependencies, runs_here=not engine.has_workers)
         except UnhashableError as error:
             self._warn("", f"no result is cached: workers begin with {error}")
         self._store = Store(directory, handover=handover)
@@ -237,12 +240,20 @@ def _keep_at_once(entry: UnwrittenEntry, future: Future[Any]) -> None:
 def _short(value: Any) -> str:
     """Return a short text for an argument, without the contents of objects."""
     if is_plain((value,)):
-        return repr(value)[:80]
+        return safe_repr(value)[:SHORT_LENGTH]
+    try:
+        return _outline(value)[:SHORT_LENGTH]
+    except Exception:  # code of the user's classes may raise anything
+        return f"<{type(value).__name__}>"[:SHORT_LENGTH]
+
+
+def _outline(value: Any) -> str:
+    """Return the type and the shape of an object; the numbers of a small array."""
     name = type(value).__name__
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):  # subclasses run code
+    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
         if value.size <= SHOWN_ITEMS_MAX and value.dtype.kind in "biufcSU":
-            return repr(value.tolist())[:80]
+            return safe_repr(value.tolist())
         return f"<{name} {value.dtype} {value.shape}>"
     shape = getattr(value, "shape", None)
     return f"<{name}{'' if shape is None else f' {shape}'}>"

@@ -5,11 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import sysconfig
+from contextlib import suppress
 from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple
 
 from pympipool.caching.values import DIGEST_BYTES
 
-__all__ = ["distribution_of", "folders_of", "installed_folders"]
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+__all__ = ["OWN_NAME", "Installation", "folders_of", "forget_installations", "installation_of", "installed_folders"]
+
+OWN_NAME = "pympipool"
+"""The package that is known by its version, also where it is not installed."""
 
 
 def folders_of(*kinds: str) -> tuple[str, ...]:
@@ -28,26 +36,51 @@ def installed_folders() -> tuple[str, ...]:
     return tuple(os.path.realpath(folder) + os.sep for folder in folders if folder)
 
 
+class Installation(NamedTuple):
+    """What is installed as a package of one name: by one distribution, or by several if it is a namespace.
+
+    Attributes:
+        content: What tells it from another version, or from another build; b"" if no distribution has it.
+        folders: Those that an installer replaces.
+    """
+
+    content: bytes
+    folders: tuple[str, ...]
+
+
 @functools.cache
-def distribution_of(package: str) -> bytes:
-    """Return what tells an installed package from another version of it, or from another build."""
+def installation_of(package: str) -> Installation:
+    """Return what is installed as a package. It is kept until `forget_installations`."""
     from importlib import metadata
 
-    try:
-        names = [metadata.distribution(package).metadata["Name"]]
-    except metadata.PackageNotFoundError:
-        names = sorted(set(metadata.packages_distributions().get(package, ())))
-    return b" ".join([package.encode(), *map(_installation, names)])
+    found = [metadata.distribution(name) for name in _distributions_with(package)]
+    content = b" ".join([package.encode(), *map(_description, found)]) if found or package == OWN_NAME else b""
+    return Installation(content, tuple(str(getattr(one, "_path", "")) for one in found))
 
 
-def _installation(name: str) -> bytes:
+def forget_installations() -> None:
+    """Look again at what is installed."""
+    installation_of.cache_clear()
+
+
+def _distributions_with(package: str) -> list[str]:
+    """Return the names of the distributions that have a package. Mostly one has its name: then no others are read."""
+    from importlib import metadata
+
+    with suppress(metadata.PackageNotFoundError):
+        own = metadata.distribution(package)
+        files = (own.read_text("RECORD") or "").splitlines()
+        has_package = any(line.startswith((f"{package}/__init__.", f"{package}.")) for line in files)
+        if has_package or not files or package == OWN_NAME:
+            return [own.metadata["Name"]]
+    return sorted(set(metadata.packages_distributions().get(package, ())))
+
+
+def _description(distribution: Distribution) -> bytes:
     """Return name and version of a distribution, and a digest of the hashes of its files, which are the same on all machines.
 
     Not those of scripts, which name the interpreter, nor of what the installer has added.
     """
-    from importlib import metadata
-
-    distribution = metadata.distribution(name)
     lines = [
         line.rsplit(",", 2) for line in (distribution.read_text("RECORD") or "").splitlines() if line.count(",") >= 2
     ]
@@ -57,4 +90,4 @@ def _installation(name: str) -> bytes:
         if hashed and not path.startswith((".", "/")) and ".dist-info/" not in path
     ]
     digest = blake2b("\n".join(sorted(hashes)).encode(), digest_size=DIGEST_BYTES).hexdigest()
-    return f"{name} {distribution.version} {digest if hashes else ''}".encode()
+    return f"{distribution.metadata['Name']} {distribution.version} {digest if hashes else ''}".encode()

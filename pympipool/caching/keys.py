@@ -1,6 +1,7 @@
 """The key of a call: what its result depends on, in 20 bytes.
 
-    Python's minor version, what the executor's workers have done before, ranks ─┐
+    Python's minor version, what the executor's workers have done before,       ─┐
+    ranks, whether calls run in this process                                    ─┤
     function ─► FunctionDigests: digested once, until something has changed     ─┼─► key
     arguments, with the keys of futures in their place                          ─┘
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import marshal
 import sys
 import types
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
 from pympipool.caching.modules import version_of_files
-from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError, digest_of
+from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, digest_of, guarded
 from pympipool.serialization.analysis import Analysis
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 FUNCTIONS_MAX = 256
 """Number of functions whose digests are kept. They are kept alive as long."""
 
+_VERSION = 2
+"""The way in which keys are made: results whose keys were made in another way are not found."""
+
 _MARSHAL_VERSION = 0
 """The oldest format: the same bytes for equal values, whether or not parts of them are one object."""
 
@@ -43,17 +48,20 @@ class Keys:
     Args:
         start: What runs in each worker before its first call: functions and their arguments.
         takes_futures: Futures among the arguments stand for their results.
+        runs_here: Calls run in this process, with the modules that it has imported.
 
     Raises:
         UnhashableError: It has no digest, so neither have the calls.
     """
 
-    def __init__(self, start: Any = None, *, takes_futures: bool = True) -> None:
+    def __init__(self, start: Any = None, *, takes_futures: bool = True, runs_here: bool = False) -> None:
         self._takes_futures = takes_futures
+        self._runs_here = runs_here
         self._version = version_of_files(now=True)
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self._base.update(b"1 %d.%d " % sys.version_info[:2] + digest_of(start))
-        self._functions = FunctionDigests(self._version)
+        kind = (_VERSION, *sys.version_info[:2], b"here " if runs_here else b"")
+        self._base.update(b"%d %d.%d %b" % kind + digest_of(start, scope=Scope(runs_here=runs_here)))
+        self._functions = FunctionDigests(self._version, runs_here)
 
     def of_call(
         self,
@@ -72,52 +80,59 @@ class Keys:
         Raises:
             UnhashableError: The function or an argument has no digest.
         """
-        hasher = self._begin(fn, cores, result_of)
+        hasher, changing = self._begin(fn, cores, result_of)
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
-            hasher.update(b"other" + self._digest_of_arguments(fn, args, kwargs, inputs))
+            hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, kwargs, inputs))
         return hasher.digest()
 
     def of_rows(
         self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], cores: int, result_of: str, inputs: list[Entry]
     ) -> Iterator[bytes]:
         """Yield the keys of calls of one function, as `of_call` returns them."""
-        begin = self._begin(fn, cores, result_of)
+        begin, changing = self._begin(fn, cores, result_of)
         for args in rows:
             hasher = begin.copy()
             if is_plain(args):
                 hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
             else:
-                hasher.update(b"other" + self._digest_of_arguments(fn, args, {}, inputs))
+                hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, {}, inputs))
             yield hasher.digest()
 
-    def _begin(self, fn: Callable[..., Any], cores: int, result_of: str) -> hashlib.blake2b:
-        """Return a hash of what all calls of a function have in common."""
+    def _begin(self, fn: Callable[..., Any], cores: int, result_of: str) -> tuple[hashlib.blake2b, Hasher | None]:
+        """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns."""
         hasher = self._base.copy()
-        hasher.update(self._functions.digest(fn))
+        digest, changing = self._functions.digest(fn)
+        hasher.update(digest)
         if cores > 1:
             hasher.update(b"%d %b" % (cores, result_of.encode()))
-        return hasher
+        return hasher, changing
 
     def _digest_of_arguments(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Entry] | None
+        self,
+        fn: Callable[..., Any],
+        changing: Hasher | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: list[Entry] | None,
     ) -> bytes:
-        """Return the digest of arguments. The order of keyword arguments counts for functions that take any of them."""
-        code = getattr(fn, "__code__", None)
-        hasher = Hasher()
-        hasher.takes_futures = self._takes_futures
-        hasher.version = self._version
-        hasher.inputs = [] if inputs is None else inputs
-        try:
+        """Return the digest of arguments.
+
+        The order of keyword arguments counts, unless the function is known to name all that it takes.
+        """
+        scope = Scope(self._takes_futures, self._version, self._runs_here, inputs=[] if inputs is None else inputs)
+        hasher = Hasher(scope, changing)
+
+        def add() -> None:
             hasher.feed(b"args", b"%d" % len(args))
             for number, value in enumerate(args, start=1):
                 hasher.add_as(f"argument {number}", value)
-            if code is not None and code.co_flags & 0x08:  # CO_VARKEYWORDS
+            if len(kwargs) > 1 and _sees_order(fn):
                 hasher.add_all(b"order", kwargs)
             hasher.add_named(b"kwargs", kwargs, "the argument {}")
-        except RecursionError:
-            raise UnhashableError("the arguments, which are nested too deeply") from None
+
+        guarded("arguments", add)
         return hasher.digest()
 
 
@@ -131,19 +146,33 @@ def key_of_name(name: str) -> bytes:
     return hashlib.blake2b(b"name " + name.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
+def _sees_order(fn: Callable[..., Any]) -> bool:
+    """Return True if a function may see the order of keyword arguments: it takes any of them, or does not tell."""
+    called: Any = fn
+    while type(called) in (functools.partial, types.MethodType):
+        called = called.func if type(called) is functools.partial else called.__func__
+    return type(called) is not types.FunctionType or bool(called.__code__.co_flags & inspect.CO_VARKEYWORDS)
+
+
 class FunctionDigests:
     """The digests of functions. A digest is kept as long as nothing has changed that the function refers to.
 
     Args:
-        version: That of `Hasher`.
+        version: As of `Scope`.
+        runs_here: As of `Scope`.
     """
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, runs_here: bool = False) -> None:
         self._version = version
+        self._runs_here = runs_here
         self._known: dict[int, tuple[Any, Callable[[], bool] | None, int, bytes]] = {}
 
-    def digest(self, fn: Callable[..., Any]) -> bytes:
+    def digest(self, fn: Callable[..., Any]) -> tuple[bytes, Hasher | None]:
         """Return the digest of a function.
+
+        Returns:
+            The digest, and a hasher that has met what belongs to the function and may change: it makes a difference whether an
+            argument is the same object. None if there is nothing of this kind.
 
         Raises:
             UnhashableError: It has none.
@@ -152,18 +181,31 @@ class FunctionDigests:
         if known is not None:
             _, is_current, version, digest = known
             if is_current is not None and is_current() and version == version_of_files():
-                return digest
+                return digest, None
+        scope = Scope(version=self._version, runs_here=self._runs_here)
         if type(fn) is functools.partial:
-            return digest_of(self.digest(fn.func), fn.args, fn.keywords, vars(fn), version=self._version)
+            return self._digest_with(fn.func, scope, fn.args, fn.keywords, vars(fn))
         if type(fn) is types.MethodType:
-            return digest_of(self.digest(fn.__func__), fn.__self__, version=self._version)
+            return self._digest_with(fn.__func__, scope, fn.__self__)
         version = version_of_files()
         is_current = None if known is not None and known[1] is None else _comparison(fn)
-        digest = digest_of(fn, version=self._version)
+        hasher = Hasher(scope)
+        guarded("values", lambda: hasher.add(fn))
+        if scope.saw_memory:
+            is_current = None
+        digest = hasher.digest()
         if len(self._known) >= FUNCTIONS_MAX:
             self._known.clear()
         self._known[id(fn)] = fn, is_current, version, digest
-        return digest
+        return digest, hasher if is_current is None else None
+
+    def _digest_with(self, fn: Callable[..., Any], scope: Scope, *values: Any) -> tuple[bytes, Hasher]:
+        """Return the digest of a function together with values."""
+        digest, changing = self.digest(fn)
+        hasher = Hasher(scope, changing)
+        hasher.keep(changing)
+        guarded("values", lambda: hasher.add_all(b"with", (digest, *values)))
+        return hasher.digest(), hasher
 
 
 def _comparison(fn: Callable[..., Any]) -> Callable[[], bool] | None:

@@ -2,8 +2,12 @@
 
     of Python itself        ─► its version, which is part of each key
     of an installed package ─► name and version of the distribution, and the hashes of its files that its installer has noted
+    pickled by value        ─► all that it holds
     any other               ─► the compiled code of the file, without line numbers, and of all modules that it imports,
                                also inside of functions
+
+Modules are pickled by value if the user has told cloudpickle so, or if they were edited and reloaded: workers get what this process
+has. So do calls that run in this process: what it has of modules of the user's counts for them, too (`sees_memory`).
 
 No module is imported for this. A digest is kept until one of the files has changed, which is looked for once a second. After that,
 calls of the executors that were made before have no key: their workers may have imported what the file was, or what it is.
@@ -12,36 +16,39 @@ calls of the executors that were made before have no key: their workers may have
 from __future__ import annotations
 
 import ast
-import dis
 import functools
 import os
 import sys
 import types
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
-from importlib import util
 from importlib.machinery import EXTENSION_SUFFIXES
 from threading import RLock
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cloudpickle
 
 from pympipool._util.platform import on_fork
 from pympipool.caching.file_stamps import Stamp, read, renewed, stamp_of
-from pympipool.caching.installed import distribution_of, folders_of, installed_folders
+from pympipool.caching.imports import imports_of, imports_of_tree
+from pympipool.caching.installed import (
+    OWN_NAME,
+    folders_of,
+    forget_installations,
+    installation_of,
+    installed_folders,
+)
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
-from pympipool.serialization.code_usage import nested_code
+from pympipool.serialization.reloads import notice_reload
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["add_imports", "add_module", "add_module_named", "version_of_files"]
+__all__ = ["add_imports", "add_module", "add_module_named", "is_by_value", "sees_memory", "version_of_files"]
 
 CHECK_INTERVAL_S = 1.0
 """Shortest time between two checks whether files have changed."""
-
-_IMPORTERS = frozenset({"import_module", "__import__"})
-"""Functions that import modules. Those are seen whose names are constants."""
 
 
 def add_module(hasher: Hasher, module: types.ModuleType) -> None:
@@ -53,7 +60,30 @@ def add_module(hasher: Hasher, module: types.ModuleType) -> None:
     name = module.__name__
     if name == "__main__" or sys.modules.get(name) is not module:
         raise UnhashableError(f"the module {name}, which workers cannot import")
-    add_module_named(hasher, name)
+    if not is_by_value(name):
+        add_module_named(hasher, name)
+    elif hasher.is_new(module):
+        content = {key: value for key, value in vars(module).items() if key not in _OF_IMPORT}
+        hasher.add_named(b"module by value", content, f"{{}} of the module {name}")
+
+
+_OF_IMPORT = frozenset({"__builtins__", "__cached__", "__file__", "__loader__", "__path__", "__spec__"})
+"""What the import has set in a module."""
+
+
+def is_by_value(name: str) -> bool:
+    """Return True if what a module defines is pickled by value: the user has told cloudpickle so, or it was edited and reloaded."""
+    if notice_reload(name):
+        return True
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return bool(registered) and any(name == one or name.startswith(f"{one}.") for one in registered)
+
+
+def sees_memory(hasher: Hasher, name: str) -> bool:
+    """Return True if a call sees what this process has of a module: it runs here, and the user may change the module."""
+    sees = hasher.scope.runs_here and name in sys.modules and _modules.is_users(name)
+    hasher.scope.saw_memory |= sees
+    return sees
 
 
 def add_module_named(hasher: Hasher, name: str) -> None:
@@ -67,10 +97,14 @@ def add_module_named(hasher: Hasher, name: str) -> None:
 
 
 def _add_contents(hasher: Hasher, name: str) -> None:
-    digest, changed, version = _modules.digest(name)
-    if version > hasher.version:
-        raise UnhashableError(f"the module {changed}, which has changed since the executor was made")
-    hasher.feed(b"contents", digest)
+    content = _modules.content(name)
+    if content.version > hasher.scope.version:
+        raise UnhashableError(f"the module {content.changed}, which has changed since the executor was made")
+    if content.replaced and hasher.scope.runs_here:
+        raise UnhashableError(
+            f"the module {content.replaced}, which has changed, and this process may have what it was"
+        )
+    hasher.feed(b"contents", content.digest)
 
 
 def add_imports(hasher: Hasher, code: types.CodeType, package: str | None) -> None:
@@ -79,47 +113,30 @@ def add_imports(hasher: Hasher, code: types.CodeType, package: str | None) -> No
     Args:
         package: The package of the code, for relative imports.
     """
-    for name in _imports_of_code(code, package or ""):
+    for name in imports_of(code, package or ""):
         hasher.text(b"import", name)
         if _exists(name):
             _add_contents(hasher, name)
 
 
-@functools.lru_cache(maxsize=1024)
-def _imports_of_code(code: types.CodeType, package: str) -> tuple[str, ...]:
-    names: set[str] = set()
-    for part in nested_code(code):
-        imported, level, previous = "", 0, None
-        for instruction in dis.get_instructions(part):
-            if instruction.opname == "EXTENDED_ARG":
-                continue
-            if instruction.opname == "IMPORT_NAME":  # the level is loaded, then the names, then this
-                imported = _absolute(instruction.argval, level, package)
-                names.add(imported)
-            elif instruction.opname == "IMPORT_FROM" and imported:
-                names.add(f"{imported}.{instruction.argval}")
-            level, previous = previous if type(previous) is int else 0, instruction.argval
-        if _IMPORTERS.intersection(part.co_names):
-            names.update(constant for constant in part.co_consts if type(constant) is str and _is_name(constant))
-    return tuple(sorted(names - {""}))
-
-
-def _absolute(name: str, level: int, package: str) -> str:
-    """Return the name of a module for `import`; "" if a relative one leads out of the package."""
-    if not level:
-        return name
-    try:
-        return util.resolve_name("." * level + name, package)
-    except ImportError:
-        return ""
-
-
-def _is_name(text: str) -> bool:
-    return all(part.isidentifier() for part in text.split("."))
-
-
 def _exists(name: str) -> bool:
     return name.partition(".")[0] in sys.stdlib_module_names or _origin(name) is not None
+
+
+class Content(NamedTuple):
+    """The content of a module with all that it imports.
+
+    Attributes:
+        digest: Its digest.
+        changed: Which of these has changed last.
+        version: The version then.
+        replaced: One that has changed, and that has no Python code to compare with what this process has imported; "" if none has.
+    """
+
+    digest: bytes
+    changed: str
+    version: int
+    replaced: str
 
 
 class _Modules:
@@ -127,21 +144,23 @@ class _Modules:
 
     def __init__(self) -> None:
         self._lock = RLock()  # finalizers may submit calls in the midst
-        self._digests: dict[str, tuple[bytes, str, int]] = {}
+        self._digests: dict[str, Content] = {}
         self._stamps: dict[str, Stamp] = {}  # of all files that were read
         self._contents: dict[
             str, tuple[bytes, int]
         ] = {}  # of each module: digest, and the version since which it has this
+        self._opaque: set[str] = set()  # modules without Python code to read: installed ones, and compiled ones
+        self._users: dict[str, bool] = {}
         self._next_check_s = 0.0
         self.version = 0  # counts changes
 
-    def digest(self, name: str) -> tuple[bytes, str, int]:
-        """Return the digest of a module with all that it imports, which of these has changed last, and the version then."""
+    def content(self, name: str) -> Content:
+        """Return the content of a module."""
         self.check()
         with self._lock:
             return self._digests.get(name) or self._new_digest(name)
 
-    def _new_digest(self, name: str) -> tuple[bytes, str, int]:
+    def _new_digest(self, name: str) -> Content:
         leaves: dict[str, bytes] = {}
         if not _exists(name):
             raise UnhashableError(f"the module {name}, which has no file")
@@ -151,7 +170,10 @@ class _Modules:
             hasher.text(b"module", leaf)
             hasher.feed(b"contents", leaves[leaf])
         changed = max(leaves, key=self._version_of, default=name)
-        self._digests[name] = hasher.digest(), changed, self._version_of(changed)
+        replaced = max(leaves.keys() & self._opaque, key=self._version_of, default="")
+        self._digests[name] = Content(
+            hasher.digest(), changed, self._version_of(changed), replaced if self._version_of(replaced) else ""
+        )
         return self._digests[name]
 
     def _version_of(self, name: str) -> int:
@@ -168,6 +190,8 @@ class _Modules:
             if None in stamps.values():
                 self._digests.clear()
                 self._stamps.clear()
+                self._users.clear()
+                forget_installations()
                 self.version += 1
             else:
                 self._stamps.update({path: stamp for path, stamp in stamps.items() if stamp is not None})
@@ -176,25 +200,39 @@ class _Modules:
         """Forget, in a forked child, who holds the lock: that thread does not run there."""
         self._lock = RLock()
 
+    def is_users(self, name: str) -> bool:
+        """Return True for a module of the user's: one that is neither Python's nor of a distribution that was installed."""
+        with self._lock:
+            if name not in self._users:
+                top = name.partition(".")[0]
+                self._users[name] = not _is_of_python(top) and not self._is_installed(top, _origin(name) or "")
+            return self._users[name]
+
+    def _is_installed(self, top: str, origin: str) -> bool:
+        """Return True if a file of a package is known by its distribution. Others may be beside it, or in another folder."""
+        return top == OWN_NAME or (origin.startswith(installed_folders()) and bool(installation_of(top).content))
+
     def _collect(self, name: str, leaves: dict[str, bytes]) -> None:
         """Add the contents of a module, and of all that it imports, by name."""
-        waiting = [name]
+        waiting, seen = [name], {""}
         while waiting:
             name = waiting.pop()
-            top, dot, _ = name.partition(".")
-            if name in leaves or installed(top) in leaves or _is_of_python(top):
-                continue
-            origin = _origin(name)
+            top = name.partition(".")[0]
+            origin = None if name in seen or _is_of_python(top) else _origin(name)
+            seen.add(name)
             if origin is None:
                 continue
-            if top == "pympipool" or origin.startswith(installed_folders()):
-                leaves[installed(top)] = distribution_of(top)
+            waiting.append(name.rpartition(".")[0])
+            if self._is_installed(top, origin):
+                name = installed(top)
+                leaves[name], folders = installation_of(top)
+                self._stamps.update({folder: stamp_of(folder) for folder in folders if folder not in self._stamps})
+                self._opaque.add(name)
             else:
                 leaves[name], imported = self._read(name, origin)
                 waiting += imported
-                if leaves[name] != self._contents.setdefault(name, (leaves[name], 0))[0]:
-                    self._contents[name] = leaves[name], self.version
-            waiting += [name.rpartition(".")[0]] if dot else []
+            if leaves[name] != self._contents.setdefault(name, (leaves[name], 0))[0]:
+                self._contents[name] = leaves[name], self.version
 
     def _read(self, name: str, path: str) -> tuple[bytes, list[str]]:
         """Return the digest of the code of a file, and the names of the modules that it imports."""
@@ -207,13 +245,14 @@ class _Modules:
         hasher = Hasher()
         try:
             if not path.endswith(".py"):
+                self._opaque.add(name)
                 raise ValueError("it is compiled")
             tree = ast.parse(content)
             hasher.add(compile(tree, "", "exec", dont_inherit=True))
         except (SyntaxError, ValueError):  # or it is being edited; what cannot be imported fails in the worker
             return blake2b(content, digest_size=DIGEST_BYTES).digest(), []
         is_package = os.path.basename(path) == "__init__.py"
-        return hasher.digest(), [*_imports(tree, name if is_package else name.rpartition(".")[0])]
+        return hasher.digest(), [*imports_of_tree(tree, name if is_package else name.rpartition(".")[0])]
 
 
 def installed(package: str) -> str:
@@ -235,22 +274,6 @@ def version_of_files(*, now: bool = False) -> int:
     return _modules.version
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Yield the names of modules that code imports; those of `from` may also be names in a module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node.module or "", node.level, package)
-            if base:
-                yield base
-                yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = getattr(node.func, "attr", getattr(node.func, "id", None))
-            if called in _IMPORTERS and type(node.args[0].value) is str and _is_name(node.args[0].value):
-                yield node.args[0].value
-
-
 def _origin(name: str) -> str | None:
     """Return the file of a module, "" for a package without one, None if there is no such module."""
     module = sys.modules.get(name)
@@ -261,10 +284,11 @@ def _origin(name: str) -> str | None:
         path = None
         parts = name.split(".")
         for depth in range(len(parts)):
-            spec = _find_spec(".".join(parts[: depth + 1]), path)
+            part = ".".join(parts[: depth + 1])
+            spec = getattr(sys.modules.get(part), "__spec__", None) or _find_spec(part, path)
             if spec is None:
                 return None
-            path = spec.submodule_search_locations
+            path = getattr(sys.modules.get(part), "__path__", spec.submodule_search_locations)
             if path is None and depth + 1 < len(parts):
                 return None
     if spec is None or not spec.has_location:

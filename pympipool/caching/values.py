@@ -3,10 +3,10 @@
     value ─► Hasher.add ─┬─ numbers, strings, bytes ─► type and bytes
                          ├─ lists, tuples, dicts    ─► length, then the items in their order
                          ├─ sets                    ─► the digests of the items, sorted
-                         ├─ arrays                  ─► dtype, shape and bytes
+                         ├─ arrays                  ─► dtype, shape, order, whether they may be written, and bytes (numpy_values.py)
                          ├─ futures                 ─► the keys of their calls
                          ├─ functions, classes, modules ─► functions.py, modules.py
-                         └─ all other objects       ─► what pickle would store of them, which has no addresses
+                         └─ all other objects       ─► what pickle would store of them, which has no addresses (objects.py)
 
 What pickle refuses has no digest: open files, locks, generators.
 An object that occurs twice is digested once, and its number stands for it the second time. So objects may refer to themselves,
@@ -15,30 +15,36 @@ and it makes a difference whether two lists are one object: for a function that 
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 import pickle
 import struct
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pympipool._core.shared_ranges import shared_place
-from pympipool._util.reprs import type_name
+from pympipool._util.reprs import summarize_error
 
 if TYPE_CHECKING:
     from pympipool.caching.entries import Entry
 
-__all__ = ["DIGEST_BYTES", "Hasher", "KeylessFutureError", "UnhashableError", "digest_of"]
+T = TypeVar("T")
+
+__all__ = [
+    "DIGEST_BYTES",
+    "Hasher",
+    "KeylessFutureError",
+    "Scope",
+    "UnhashableError",
+    "digest_of",
+    "guarded",
+]
 
 DIGEST_BYTES = 20
 """Size of digests and keys: two different calls have the same one with a probability of 1e-24 among a trillion calls."""
-
-
-COPIED_BYTES = 1 << 16
-"""Size of arrays up to which a copy takes less time than a view."""
 
 
 class UnhashableError(Exception):
@@ -49,25 +55,38 @@ class KeylessFutureError(UnhashableError):
     """A future is among the arguments whose call has no key."""
 
 
-class Hasher:
-    """Digests values.
-
-    Args:
-        parent: The hasher that meets the value first; None for a value by itself.
+@dataclass
+class Scope:
+    """What holds for all values of a call.
 
     Attributes:
         takes_futures: Futures stand for their results; else they have no digest.
         version: Modules whose files have changed later have no digest; see `modules.version_of_files`.
-        inputs: The entries of the calls of these futures.
+        runs_here: The call runs in this process, with the modules that this has imported, whatever their files have become.
+        saw_memory: These modules, as they are now, are part of the digest.
+        inputs: The entries of the calls of futures.
     """
 
-    def __init__(self, parent: Hasher | None = None) -> None:
+    takes_futures: bool = True
+    version: int = sys.maxsize
+    runs_here: bool = False
+    saw_memory: bool = False
+    inputs: list[Entry] = field(default_factory=list)
+
+
+class Hasher:
+    """Digests values.
+
+    Args:
+        scope: What holds for them.
+        parent: The hasher that has met other values first, and lives as long; None for values by themselves.
+    """
+
+    def __init__(self, scope: Scope | None = None, parent: Hasher | None = None) -> None:
+        self.scope = Scope() if scope is None else scope
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._numbers: dict[int, int] = {} if parent is None else dict(parent._numbers)
-        self._kept: list[Any] = []  # so that no id is reused
-        self.takes_futures: bool = True if parent is None else parent.takes_futures
-        self.version: int = sys.maxsize if parent is None else parent.version
-        self.inputs: list[Entry] = [] if parent is None else parent.inputs
+        self._kept: list[Any] = []
 
     def digest(self) -> bytes:
         """Return the digest of all that was added."""
@@ -92,8 +111,10 @@ class Hasher:
         add = _ADDERS.get(type(value))
         if add is not None:
             add(self, value)
-        elif self.is_new(value):
-            _add_object(self, value)
+        elif not _add_immutable(self, value) and self.is_new(value):
+            from pympipool.caching.objects import add_object
+
+            add_object(self, value)
 
     def add_all(self, tag: bytes, values: Iterable[Any]) -> None:
         """Add several values, in their order."""
@@ -102,16 +123,22 @@ class Hasher:
         for value in values:
             self.add(value)
 
-    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str) -> None:
+    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str, *, may_lack_digests: bool = False) -> None:
         """Add values by name, in the order of their names.
 
         Args:
             what: Describes a value for messages, with {} for its name.
+            may_lack_digests: Of a value without digest the type is added.
         """
         self.feed(tag, b"%d" % len(values))
         for name in sorted(values):
             self.text(b"name", name)
-            self.add_as(what.format(name), values[name])
+            try:
+                self.add_as(what.format(name), values[name])
+            except UnhashableError:
+                if not may_lack_digests:
+                    raise
+                self.text(b"without digest", type(values[name]).__qualname__)
 
     def add_as(self, what: str, value: Any) -> None:
         """Add a value that messages call by this name."""
@@ -123,14 +150,26 @@ class Hasher:
             raise UnhashableError(f"{what}: {error}") from None
 
     def add_unordered(self, tag: bytes, values: Iterable[Any]) -> None:
-        """Add several values whose order depends on the session."""
-        digests = []
+        """Add several values whose order depends on the session.
+
+        Each is digested by itself. What is in one of them has the number, for the others and for later, that it gets in the order
+        of the digests.
+        """
+        count = len(self._numbers)
+        digested = []
         for value in values:
-            hasher = Hasher(self)
+            hasher = Hasher(self.scope, self)
             hasher.add(value)
-            digests.append(hasher.digest())
-            self._kept.append(hasher._kept)
-        self.feed(tag, b"".join(sorted(digests)))
+            digested.append((hasher.digest(), hasher))
+        digested.sort(key=itemgetter(0))
+        self.feed(tag, b"".join(digest for digest, _ in digested))
+        for _, hasher in digested:
+            self.keep(hasher._kept)
+            for place, number in islice(hasher._numbers.items(), count, None):
+                if place in self._numbers:
+                    self.feed(b"shared", b"%d %d" % (number, self._numbers[place]))
+                else:
+                    self._numbers[place] = len(self._numbers)
 
     def is_new(self, value: Any) -> bool:
         """Return True at the first time for an object; else add its number."""
@@ -139,15 +178,16 @@ class Hasher:
             self.feed(b"again", b"%d" % number)
             return False
         self._numbers[id(value)] = len(self._numbers)
-        self._kept.append(value)
+        self.keep(value)
         return True
 
+    def keep(self, value: Any) -> None:
+        """Keep a value alive, so that its id is that of no other one."""
+        self._kept.append(value)
 
-def digest_of(*values: Any, version: int = sys.maxsize) -> bytes:
+
+def digest_of(*values: Any, scope: Scope | None = None) -> bytes:
     """Return the digest of values.
-
-    Args:
-        version: That of `Hasher`.
 
     Raises:
         UnhashableError: One of them has none.
@@ -158,13 +198,25 @@ def digest_of(*values: Any, version: int = sys.maxsize) -> bytes:
         >>> digest_of(1) == digest_of(1.0)
         False
     """
-    hasher = Hasher()
-    hasher.version = version
-    try:
-        hasher.add_all(b"values", values)
-    except RecursionError:
-        raise UnhashableError("values that are nested too deeply") from None
+    hasher = Hasher(scope)
+    guarded("values", lambda: hasher.add_all(b"values", values))
     return hasher.digest()
+
+
+def guarded(what: str, make: Callable[[], T]) -> T:
+    """Return make(), which digests values. Their classes may raise anything.
+
+    Raises:
+        UnhashableError: One of the values has no digest.
+    """
+    try:
+        return make()
+    except UnhashableError:
+        raise
+    except RecursionError:
+        raise UnhashableError(f"{what} that are nested too deeply") from None
+    except Exception as error:
+        raise UnhashableError(f"{what} that cannot be read ({summarize_error(error)})") from error
 
 
 # ---- values of types that are no subclasses ----
@@ -185,6 +237,21 @@ def _add_dict(hasher: Hasher, value: Mapping[Any, Any]) -> None:
         for key, item in value.items():
             hasher.add(key)
             hasher.add(item)
+
+
+def _add_proxy(hasher: Hasher, value: types.MappingProxyType[Any, Any]) -> None:
+    hasher.feed(b"proxy")
+    _add_dict(hasher, value)
+
+
+def _add_bytearray(hasher: Hasher, value: bytearray) -> None:
+    if hasher.is_new(value):
+        hasher.feed(b"bytearray", value)
+
+
+def _add_buffer(hasher: Hasher, value: pickle.PickleBuffer) -> None:
+    content = value.raw()
+    hasher.feed(b"bytes of a buffer" if content.readonly else b"buffer", content)
 
 
 def _add_set(hasher: Hasher, value: set[Any]) -> None:
@@ -227,110 +294,26 @@ _ADDERS: dict[type, _Adder] = {
     complex: lambda hasher, value: hasher.feed(b"complex", struct.pack("<dd", value.real, value.imag)),
     str: lambda hasher, value: hasher.text(b"str", value),
     bytes: lambda hasher, value: hasher.feed(b"bytes", value),
-    bytearray: lambda hasher, value: hasher.feed(b"bytearray", value),
+    bytearray: _add_bytearray,
     tuple: lambda hasher, value: hasher.add_all(b"tuple", value),
     list: _add_list,
     dict: _add_dict,
-    types.MappingProxyType: _add_dict,
+    types.MappingProxyType: _add_proxy,
     set: _add_set,
     frozenset: lambda hasher, value: hasher.add_unordered(b"frozenset", value),
     types.FunctionType: _add_function,
     types.MethodType: _add_method,
     types.ModuleType: _add_module,
     types.CodeType: _add_code,
-    pickle.PickleBuffer: lambda hasher, value: hasher.feed(b"buffer", value.raw()),
+    pickle.PickleBuffer: _add_buffer,
 }
 
 
-# ---- other objects ----
-
-
-def _add_object(hasher: Hasher, value: Any) -> None:
-    kind = type(value)
-    if issubclass(kind, type):
-        from pympipool.caching.functions import add_class
-
-        add_class(hasher, value)
-    elif isinstance(value, Future):
-        _add_future(hasher, value)
-    elif isinstance(value, (set, frozenset)):
-        hasher.add(kind)
-        hasher.add_unordered(b"set", value)
-        hasher.add(getattr(value, "__dict__", None))
-    elif _is_array(value):
-        _add_array(hasher, value)
-    elif kind.__module__ == "pympipool.serialization.shared":  # its key is another one in each session
-        hasher.add(value.value)
-    else:
-        from pympipool.caching.functions import add_special
-
-        if not add_special(hasher, value):
-            _add_reduced(hasher, value)
-
-
-def _add_future(hasher: Hasher, future: Future[Any]) -> None:
-    """Add the key of a call in place of its result: it is known before the result is, and without reading it."""
-    entry = getattr(future, "cache_entry", None)
-    origin: tuple[Any, ...] | None = getattr(future, "derived_from", None) if entry is None else (entry.key,)
-    if origin is None or not hasher.takes_futures:
-        raise KeylessFutureError("a future whose call has no key")
-    hasher.inputs.append(future.source_entry if entry is None else entry)  # type: ignore[attr-defined]
-    hasher.add_all(b"future", origin)
-
-
-def _is_array(value: Any) -> bool:
+def _add_immutable(hasher: Hasher, value: Any) -> bool:
+    """Add a scalar or a dtype of numpy: it makes no difference whether two of them are one object. Return False for others."""
     numpy: Any = sys.modules.get("numpy")
-    return numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic))
+    if numpy is None or not issubclass(type(value), (numpy.generic, numpy.dtype)):
+        return False
+    from pympipool.caching import numpy_values
 
-
-def _add_array(hasher: Hasher, array: Any) -> None:
-    """Add an array, or a scalar, of numpy."""
-    if shared_place(array) is not None:
-        raise UnhashableError("an array in shared memory, which calls may write")
-    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    description = (array.dtype.descr if array.dtype.names else array.dtype.str, array.shape, is_fortran)
-    hasher.feed(b"array", repr((type(array).__name__, *description)).encode())
-    if array.dtype.hasobject:
-        hasher.add_all(b"objects", array.ravel(order="K").tolist())
-    elif array.nbytes < COPIED_BYTES or not (array.flags.c_contiguous or array.flags.f_contiguous):
-        hasher.feed(b"data", array.tobytes(order="A"))
-    else:
-        hasher.feed(b"data", array.reshape(-1, order="A").view("u1").data)
-
-
-def _add_reduced(hasher: Hasher, value: Any) -> None:
-    """Add what pickle would store of an object."""
-    kind = type(value)
-    try:
-        reduce = copyreg.dispatch_table.get(kind)
-        reduced = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-    except Exception as error:  # any class may raise anything
-        raise UnhashableError(f"an object of type {type_name(kind)}, which pickle refuses ({error})") from None
-    if isinstance(reduced, str):
-        _add_global(hasher, value, reduced)
-        return
-    stored: list[Any] = [*reduced, None, None, None]
-    function, arguments, state, items, pairs = stored[:5]
-    hasher.feed(b"object")
-    try:
-        hasher.add(function)
-        hasher.add_all(b"arguments", arguments)
-        hasher.add(state)
-        hasher.add_all(b"items", () if items is None else items)
-        hasher.add_all(b"pairs", () if pairs is None else pairs)
-    except KeylessFutureError:
-        raise
-    except UnhashableError as error:
-        raise UnhashableError(f"an object of type {type_name(kind)} that holds {error}") from None
-
-
-def _add_global(hasher: Hasher, value: Any, name: str) -> None:
-    """Add an object that pickle stores as its name in a module, such as a compiled function, and the module."""
-    from pympipool.caching.modules import add_module_named
-
-    module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
-    hasher.text(b"global", name)
-    if module == "__main__":
-        hasher.add_all(b"instance", (type(value), getattr(value, "__dict__", None)))
-    else:
-        add_module_named(hasher, module)
+    return numpy_values.add_immutable(hasher, value)

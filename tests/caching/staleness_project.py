@@ -1,6 +1,7 @@
 """The script whose function the staleness suite changes, and the modules that it imports."""
 
 SCRIPT = '''\
+import abc
 import dataclasses
 import enum
 import functools
@@ -19,6 +20,11 @@ ITEMS = [1, 2, 3]
 TABLE = {"a": 1, "b": {"c": 2}}
 NAMES = {"x", "y", "z"}
 ARRAY = np.arange(5)
+OBJECTS = np.array([[1, "a", 2], [3, "b", 4]], dtype=object)[:, ::2][:, :2]
+TWO_LISTS = [[39], [39]]
+TWO_BUFFERS = [bytearray(b"39"), bytearray(b"39")]
+TWO_TUPLES = [(39, "39"), tuple([39, "39"])]
+TWO_NUMBERS = [np.float64(39), np.float64(39)]
 LATER = None
 
 
@@ -119,7 +125,18 @@ class Alone:
         return __class__.value
 
 
+class Abstract(abc.ABC):
+    pass
+
+
+class Other:
+    pass
+
+
+Abstract.register(Alone)
 alone = Alone.static
+closed_too = lambda: 40
+closed_too.__name__ = "another_name"
 ONLY = singleton.ONLY
 closed = make(19)
 partly = functools.partial(pow, exp=20)
@@ -136,6 +153,8 @@ def f(x, y=22, *, z=23):
         values.append(Point().x + Color.RED.value + MODEL.offset + decorated(x) + memoized(x) + dispatched(x))
         values.append(closed(x) + partly(x) + twice(x) + nested(x) + y + z + f.attribute)
         values.append(module.function(x) + from_module(x) + package.part.function(x) + profile.value)
+        values.append([OBJECTS, TWO_LISTS, TWO_BUFFERS, TWO_TUPLES, TWO_NUMBERS, closed_too])
+        values.append(isinstance(x, Abstract) + isinstance(x, Other) + isinstance(x, Alone))
         values.append(alone(x) + ONLY.value + importlib.import_module('dynamically').value)
     except ValueError:
         from lazily import value

@@ -1,5 +1,6 @@
 """Modules in keys: which of them count, and what happens when their files change while the script runs."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -7,24 +8,32 @@ import shutil
 import sys
 import zipfile
 
+import cloudpickle
 import pytest
 
 from pympipool import Executor
 from pympipool.caching import file_stamps, installed, modules
 from pympipool.caching.keys import Keys
 from pympipool.caching.values import UnhashableError
+from pympipool.serialization import reloads
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Return a folder from which modules are imported; they are gone after the test."""
+    """Return a folder from which modules are imported; they are forgotten after the test."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(modules, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(modules, "_modules", modules._Modules())
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = set(sys.modules)
+    registered = cloudpickle.list_registry_pickle_by_value()
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
+        reloads.SPECS.pop(name, None)
+        reloads._versions.pop(name, None)
+    for name in cloudpickle.list_registry_pickle_by_value() - registered:
+        cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard(name)
 
 
 def write(path, text):
@@ -138,6 +147,99 @@ def test_files_that_are_old_are_not_read_again(folder, monkeypatch):
     assert str(path) not in were_read
 
 
+# ---- what this process has of a module, in place of what its file has ----
+
+
+BY_VALUE = """\
+import made_by_value_deeper
+VALUE, LOCKS = 1, []
+
+class Model:
+    factor = 1
+
+    def method(self, x):
+        return x * self.factor
+
+def f(x):
+    return deeper(x)
+
+def deeper(x):
+    return Model().method(x) + VALUE
+"""
+
+REACHES = [
+    lambda module: module.f,
+    lambda module: module.Model,
+    lambda module: module.Model().method,
+    lambda module: function_in({"__name__": "__main__", "module": module}, "return module.f(x)"),
+    lambda module: function_in({"__name__": "__main__", "imported": module.f}, "return imported(x)"),
+    lambda module: functools.partial(max, module),
+]
+
+
+@pytest.mark.parametrize("reach", REACHES)
+def test_modules_by_value_count_as_they_are(folder, reach):
+    write(folder / "made_by_value_deeper.py", "VALUE = 1\n")
+    write(folder / "made_by_value.py", BY_VALUE)
+    module = importlib.import_module("made_by_value")
+    by_file = key(reach(module))
+    cloudpickle.register_pickle_by_value(module)
+    keys = Keys()
+    assert by_file != key(reach(module), keys) == key(reach(module))
+    digests = {key(reach(module), keys)}
+    module.Model.factor = module.VALUE = 2
+    digests.add(key(reach(module), keys))
+    module.Model.factor = module.VALUE = 3
+    digests.add(key(reach(module), keys))
+    write(folder / "made_by_value.py", BY_VALUE + "# an edit of the file changes nothing\nOTHER = 1\n")
+    digests.add(key(reach(module), keys))
+    assert len(digests) == 3
+
+
+def test_reloaded_modules_count_as_they_are(folder):
+    write(folder / "made_reloaded.py", "VALUE = 1\n\ndef f(x):\n    return VALUE\n")
+    import made_reloaded
+
+    keys = Keys()
+    first = key(made_reloaded.f, keys)
+    write(folder / "made_reloaded.py", "VALUE = 22\n\ndef f(x):\n    return VALUE\n")
+    importlib.reload(made_reloaded)
+    second = key(made_reloaded.f, keys)  # by value, so it makes no difference what workers have imported
+    write(folder / "made_reloaded.py", "VALUE = 333\n\ndef f(x):\n    return VALUE\n")
+    assert first != second == key(made_reloaded.f, keys)
+
+
+@pytest.mark.parametrize("reach", REACHES[:-1])
+def test_calls_in_this_process_see_its_modules(folder, reach):
+    write(folder / "made_by_value_deeper.py", "VALUE = 1\n")
+    write(folder / "made_by_value.py", BY_VALUE.replace("[]", "[__import__('threading').Lock()]"))
+    module = importlib.import_module("made_by_value")
+    keys, workers = Keys(runs_here=True), Keys()
+    first, by_file = key(reach(module), keys), key(reach(module), workers)
+    assert first == key(reach(module), keys) != by_file
+    module.Model.factor = module.VALUE = 2
+    assert key(reach(module), keys) != first
+    assert key(reach(module), workers) == by_file  # they import it anew
+    module.Model.factor = module.VALUE = 1
+    assert key(reach(module), keys) == first
+    write(folder / "made_by_value_deeper.py", "VALUE = 22\n")
+    assert key(reach(module), Keys(runs_here=True)) != first
+
+
+def test_serial_calls_do_not_answer_those_of_workers(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
+    write(folder / "edited_after_import.py", "VALUE = 1\n\ndef f(x):\n    return VALUE\n")
+    import edited_after_import
+
+    write(folder / "edited_after_import.py", "VALUE = 22\n\ndef f(x):\n    return VALUE\n")
+    with Executor(backend="serial", cache_directory=folder / "cache") as exe:
+        assert exe.submit(edited_after_import.f, 0).result() == 1
+        edited_after_import.VALUE = 333
+        assert exe.submit(edited_after_import.f, 0).result() == 333
+    with Executor(max_workers=1, cache_directory=folder / "cache") as exe:
+        assert exe.submit(edited_after_import.f, 0).result() == 22
+
+
 @pytest.mark.parametrize("options", [{}, {"block_allocation": True}], ids=["one_process_per_call", "block_allocation"])
 def test_results_of_edited_modules_have_no_older_key(folder, monkeypatch, options):
     """The edit is not noticed when the second call is made, as it comes within `CHECK_INTERVAL_S`."""
@@ -172,23 +274,22 @@ def install(folder, monkeypatch):
     monkeypatch.setattr(modules, "installed_folders", lambda: (f"{site}/",))
     monkeypatch.syspath_prepend(str(site))
 
-    def install(*record, version="1.0"):
-        write(site / "made_package.py", "def f(x):\n    return x\n")
+    def install(*record, version="1.0", name="made_package"):
+        if not (site / "made_package.py").exists():
+            write(site / "made_package.py", "def f(x):\n    return x\n")
         for old in site.glob("*.dist-info"):
             shutil.rmtree(old)
-        information = site / f"made_package-{version}.dist-info"
-        write(information / "METADATA", f"Metadata-Version: 2.1\nName: made_package\nVersion: {version}\n")
+        information = site / f"{name}-{version}.dist-info"
+        write(information / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         if record:
             write(information / "RECORD", "\n".join(record))
-        installed.distribution_of.cache_clear()
-        modules._modules._digests.clear()
+        modules.version_of_files(now=True)
         import made_package
 
         return key(made_package.f)
 
     yield install
-    installed.distribution_of.cache_clear()
-    modules._modules._digests.clear()
+    installed.forget_installations()
 
 
 def test_a_package_is_another_one_with_other_files(install):
@@ -197,6 +298,46 @@ def test_a_package_is_another_one_with_other_files(install):
     assert install("made_package.py,sha256=aaaa,30", "more.py,sha256=cccc,30") != listed
     assert install("made_package.py,sha256=aaaa,30", version="1.1") != listed
     assert install() != listed
+
+
+def test_older_executors_do_not_take_new_installations(install):
+    install("made_package.py,sha256=aaaa,30")
+    import made_package
+
+    keys, here = Keys(), Keys(runs_here=True)
+    first = key(made_package.f, keys)
+    key(made_package.f, here)
+    install("made_package.py,sha256=bbbb,30")
+    with pytest.raises(UnhashableError, match="made_package, installed, which has changed since the executor was made"):
+        key(made_package.f, keys)
+    assert key(made_package.f) != first  # workers of a new executor import the new one
+    with pytest.raises(UnhashableError, match="this process may have what it was"):
+        key(made_package.f, Keys(runs_here=True))
+
+
+def test_a_file_beside_installed_packages_is_a_module(folder, install):
+    listed = install("made_package.py,sha256=aaaa,30")
+    (folder / "site" / "made_package.py").write_text("def f(x):\n    return x + 1\n")
+    assert install("made_package.py,sha256=aaaa,30") == listed  # the installer has noted what it was
+    first = install(name="of_another_package")
+    (folder / "site" / "made_package.py").write_text("def f(x):\n    return x + 2\n")
+    modules.version_of_files(now=True)
+    import made_package
+
+    assert key(made_package.f) != first
+
+
+def test_a_namespace_may_be_installed_in_part(folder, install, monkeypatch):
+    install("made_corp/core.py,sha256=aaaa,30", name="made_corp_core")
+    write(folder / "site" / "made_corp" / "core.py", "VALUE = 1\n")
+    write(folder / "made_corp" / "app.py", "from made_corp import core, util\n\ndef f(x):\n    return util.VALUE\n")
+    write(folder / "made_corp" / "util.py", "VALUE = 1\n")
+    app = importlib.import_module("made_corp.app")
+    first = key(app.f)
+    write(folder / "made_corp" / "util.py", "VALUE = 22\n")
+    second = key(app.f)
+    install("made_corp/core.py,sha256=bbbb,30", name="made_corp_core")
+    assert len({first, second, key(app.f)}) == 3
 
 
 def test_what_differs_between_machines_makes_no_other_package(install):

@@ -1,5 +1,6 @@
 """Digests of arguments: equal for equal values, different for all others, none for what differs in each session."""
 
+import abc
 import collections
 import dataclasses
 import datetime
@@ -7,15 +8,18 @@ import decimal
 import enum
 import fractions
 import functools
+import importlib
 import logging
 import operator
 import os
 import pathlib
+import pickle
 import random
 import re
 import subprocess
 import sys
 import threading
+import types
 import uuid
 from concurrent.futures import Future
 
@@ -53,6 +57,14 @@ class Named(set):
     name = ""
 
 
+class SlottedSet(frozenset):
+    __slots__ = ("name",)
+
+
+class Number(np.float64):
+    """A scalar with an attribute, which pickle does not keep."""
+
+
 Pair = collections.namedtuple("Pair", "a b")
 
 
@@ -60,10 +72,49 @@ def generator():
     yield 1
 
 
-def labelled(name):
-    made = Named({1, 2})
+def labelled(name, kind=Named):
+    made = kind({1, 2})
     made.name = name
     return made
+
+
+def renamed(name):
+    def function():
+        return 1
+
+    function.__name__ = name
+    return function
+
+
+def read_only(values):
+    values.flags.writeable = False
+    return values
+
+
+def objects(*shape):
+    return np.arange(np.prod(shape)).astype(object).reshape(shape)
+
+
+def abstract_and_other():
+    class Abstract(abc.ABC):  # noqa: B024
+        pass
+
+    class Other:
+        pass
+
+    return Abstract, Other
+
+
+def registered():
+    abstract, other = abstract_and_other()
+    abstract.register(other)
+    return abstract, other
+
+
+_of_numpy = importlib.import_module(
+    ("numpy.core" if np.__version__.startswith("1.") else "numpy._core") + "._rational_tests"
+)
+OVERLAPPING = np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]})
 
 
 # All of these differ from each other.
@@ -203,6 +254,29 @@ DIFFERENT = [
         np.dtype("f4"),
     ],
     *[
+        objects(2, 4)[:, ::2],
+        objects(2, 4)[:, ::2].T,
+        objects(2, 2, 2).transpose(1, 0, 2),
+        objects(2, 2, 2).transpose(0, 2, 1),
+        read_only(np.arange(3)),
+        np.zeros(3, np.dtype("i8", metadata={"a": 1})),
+        np.zeros(3, np.dtype("i8", metadata={"a": 2})),
+        np.zeros(2, OVERLAPPING),
+        np.zeros(2, "V8"),
+        np.zeros(2, _of_numpy.rational),
+    ],
+    *[
+        labelled("a", SlottedSet),
+        labelled("b", SlottedSet),
+        types.MappingProxyType({1: 1}),
+        pickle.PickleBuffer(b"a"),
+        pickle.PickleBuffer(bytearray(b"a")),
+        renamed("a"),
+        renamed("b"),
+        abstract_and_other(),
+        registered(),
+    ],
+    *[
         np.ma.array([1, 2], mask=[0, 1]),
         np.ma.array([1, 2], mask=[1, 0]),
         np.zeros(100_000),
@@ -222,6 +296,10 @@ EQUAL = {
     "an array and a view of every second item": (np.arange(0, 10, 2), np.arange(10)[::2]),
     "a large array and one that is a part of a larger one": (np.arange(50_000), np.arange(100_000)[:50_000]),
     "instances": (Point(1, {"a": [2]}), Point(1, {"a": [2]})),
+    "one scalar of numpy twice, and two": ([np.float64(1)] * 2, [np.float64(1), np.float64(1)]),
+    "one dtype twice, and two": ([np.dtype([("a", "i4")])] * 2, [np.dtype([("a", "i4")]), np.dtype([("a", "i4")])]),
+    "one tuple twice, and two": ([("1", "a")] * 2, [("1", "a"), tuple("1a")]),
+    "classes that are registered with abstract ones": (registered(), registered()),
 }
 
 WITHOUT_DIGEST = {
@@ -282,11 +360,21 @@ def test_values_may_contain_themselves():
     assert digest_of(first) == digest_of(second) != digest_of([1, [1]])
 
 
-def test_one_list_twice_differs_from_two_lists():
-    one = [1]
-    assert digest_of([one, one]) != digest_of([[1], [1]])
-    keys = Keys()
-    assert keys.of_call(max, (one, one), {}, 1, "all") != keys.of_call(max, ([1], [1]), {}, 1, "all")
+def test_classes_that_raise_have_no_digest():
+    class Raises:
+        def __reduce_ex__(self, protocol):
+            return Raises, (), None, _raise_zero_division()
+
+    with pytest.raises(UnhashableError, match="ZeroDivisionError"):
+        digest_of([Raises()])
+    with pytest.raises(UnhashableError, match="ZeroDivisionError"):
+        Keys((Raises(),))
+    with pytest.raises(UnhashableError, match="ZeroDivisionError"):
+        Keys().of_call(max, (Raises(),), {}, 1, "all")
+
+
+def _raise_zero_division():
+    yield 1 // 0
 
 
 def test_deeply_nested_values_have_no_digest():
@@ -311,10 +399,21 @@ def test_keyword_order_counts_only_where_functions_see_it():
     def any_names(**names):
         return names
 
-    assert keys.of_call(named, (), {"a": 1, "b": 2}, 1, "all") == keys.of_call(named, (), {"b": 2, "a": 1}, 1, "all")
-    assert keys.of_call(any_names, (), {"a": 1, "b": 2}, 1, "all") != keys.of_call(
-        any_names, (), {"b": 2, "a": 1}, 1, "all"
-    )
+    class Class:
+        def __init__(self, **names):
+            self.names = names
+
+        def method(self, a, b):
+            return a
+
+    def sees_order(function):
+        orders = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+        return len({keys.of_call(function, (), order, 1, "all") for order in orders}) == 2
+
+    for function in (named, functools.partial(named), Class(a=1).method, functools.partial(Class(a=1).method)):
+        assert not sees_order(function)
+    for function in (any_names, functools.partial(any_names), Class, dict, functools.cache(any_names)):
+        assert sees_order(function)
 
 
 PLAIN = [None, True, 1, 0, 1.0, 0.0, -0.0, "1", b"1", 1j, "", 1 << 70, -1, float("inf")]

@@ -1,0 +1,91 @@
+"""Digest instances of any class: by what pickle would store of them, which has no addresses."""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import sys
+from concurrent.futures import Future
+from typing import Any
+
+from pympipool._util.reprs import error_message, type_name
+from pympipool.caching.functions import add_class, add_special
+from pympipool.caching.modules import add_module_named, sees_memory
+from pympipool.caching.values import Hasher, KeylessFutureError, UnhashableError
+
+__all__ = ["add_object", "add_reduced"]
+
+_SET_REDUCERS = (set.__reduce__, frozenset.__reduce__)
+
+
+def add_object(hasher: Hasher, value: Any) -> None:
+    """Add an object that the hasher has not met before.
+
+    Raises:
+        UnhashableError: It has no digest.
+    """
+    kind = type(value)
+    if issubclass(kind, type):
+        add_class(hasher, value)
+    elif isinstance(value, Future):
+        _add_future(hasher, value)
+    elif issubclass(kind, (set, frozenset)) and kind.__reduce__ in _SET_REDUCERS:
+        hasher.add(kind)
+        hasher.add_unordered(b"set", value)
+        hasher.add(value.__reduce__()[2])  # its attributes
+    elif kind is getattr(sys.modules.get("numpy"), "ndarray", None):
+        from pympipool.caching import numpy_values
+
+        numpy_values.add_array(hasher, value)
+    elif kind.__module__ == "pympipool.serialization.shared":  # its key is another one in each session
+        hasher.add(value.value)
+    elif not add_special(hasher, value):
+        add_reduced(hasher, value)
+
+
+def _add_future(hasher: Hasher, future: Future[Any]) -> None:
+    """Add the key of a call in place of its result: it is known before the result is, and without reading it."""
+    entry = getattr(future, "cache_entry", None)
+    origin: tuple[Any, ...] | None = getattr(future, "derived_from", None) if entry is None else (entry.key,)
+    if origin is None or not hasher.scope.takes_futures:
+        raise KeylessFutureError("a future whose call has no key")
+    hasher.scope.inputs.append(future.source_entry if entry is None else entry)  # type: ignore[attr-defined]
+    hasher.add_all(b"future", origin)
+
+
+def add_reduced(hasher: Hasher, value: Any) -> None:
+    """Add what pickle would store of an object."""
+    kind = type(value)
+    try:
+        reduce = copyreg.dispatch_table.get(kind)
+        reduced = reduce(value) if reduce is not None else value.__reduce_ex__(5)
+    except Exception as error:  # any class may raise anything
+        raise UnhashableError(
+            f"an object of type {type_name(kind)}, which pickle refuses ({error_message(error)})"
+        ) from None
+    if isinstance(reduced, str):
+        _add_global(hasher, value, reduced)
+        return
+    stored: list[Any] = [*reduced, None, None, None, None]
+    function, arguments, state, items, pairs, set_state = stored[:6]
+    hasher.feed(b"object")
+    try:
+        hasher.add(function)
+        hasher.add_all(b"arguments", arguments)
+        hasher.add_all(b"state", (state, set_state))
+        hasher.add_all(b"items", () if items is None else items)
+        hasher.add_all(b"pairs", () if pairs is None else pairs)
+    except KeylessFutureError:
+        raise
+    except UnhashableError as error:
+        raise UnhashableError(f"an object of type {type_name(kind)} that holds {error}") from None
+
+
+def _add_global(hasher: Hasher, value: Any, name: str) -> None:
+    """Add an object that pickle stores as its name in a module, such as a compiled function, and the module."""
+    module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    hasher.text(b"global", name)
+    if module != "__main__":
+        add_module_named(hasher, module)
+    if module == "__main__" or sees_memory(hasher, module):
+        hasher.add_all(b"instance", (type(value), getattr(value, "__dict__", None)))

@@ -1,0 +1,88 @@
+"""Keys tell whether two objects are one: calls that change one of them see it."""
+
+import array
+import functools
+
+import numpy as np
+import pytest
+
+from pympipool.caching.keys import Keys
+from pympipool.caching.values import digest_of
+
+
+class Instance:
+    def __init__(self):
+        self.values = [1]
+
+    def method(self, values):
+        self.values.append(2)
+        return len(values)
+
+
+def counter():
+    """Return functions that change and read one variable."""
+    count = 0
+
+    def increment():
+        nonlocal count
+        count += 1
+
+    return increment, lambda: count
+
+
+# Each: how two objects are made, and what holds them.
+IDENTITIES = {
+    "lists": (lambda: [1], lambda a, b: [a, b]),
+    "dicts": (lambda: {1: 1}, lambda a, b: [a, b]),
+    "sets": (lambda: {1}, lambda a, b: [a, b]),
+    "bytearrays": (lambda: bytearray(b"a"), lambda a, b: [a, b]),
+    "arrays": (lambda: np.zeros(2), lambda a, b: [a, b]),
+    "arrays of the standard library": (lambda: array.array("d", [1]), lambda a, b: [a, b]),
+    "instances": (Instance, lambda a, b: (a, {"b": b})),
+    "instances in a set, and after it": (Instance, lambda a, b: [{a}, b]),
+    "instances in a set, and before it": (Instance, lambda a, b: [a, {b}]),
+    "instances in items of a set": (Instance, lambda a, b: {(1, a), (2, b)}),
+    "variables around functions": (counter, lambda a, b: (a[0], b[1])),
+}
+
+
+@pytest.mark.parametrize(("make", "hold"), IDENTITIES.values(), ids=IDENTITIES)
+def test_one_object_twice_differs_from_two(make, hold):
+    one, another = make(), make()
+    assert digest_of(hold(one, one)) != digest_of(hold(one, another))
+    assert digest_of(hold(one, another)) == digest_of(hold(another, one))
+    assert digest_of(hold(one, one)) == digest_of(hold(another, another))
+    keys = Keys()
+    same, different = hold(one, one), hold(one, another)
+    assert keys.of_call(max, (same,), {}, 1, "all") != keys.of_call(max, (different,), {}, 1, "all")
+
+
+def bound_method():
+    instance = Instance()
+    return instance.method, instance.values
+
+
+def partly():
+    values = [1]
+    return functools.partial(max, values), values
+
+
+def closure():
+    values = [1]
+
+    def function(others):
+        values.append(2)
+        return len(others)
+
+    return function, values
+
+
+@pytest.mark.parametrize("make", [bound_method, partly, closure])
+def test_an_argument_may_belong_to_the_function(make):
+    keys = Keys()
+    function, values = make()
+    same = keys.of_call(function, (values,), {}, 1, "all")
+    assert same != keys.of_call(function, ([1],), {}, 1, "all")
+    function, values = make()
+    assert same == keys.of_call(function, (values,), {}, 1, "all")
+    assert [same] == list(keys.of_rows(function, [(values,)], 1, "all", []))
