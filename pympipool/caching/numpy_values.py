@@ -8,7 +8,7 @@ import numpy
 
 from pympipool._core.shared_ranges import shared_place
 from pympipool.caching.objects import add_reduced
-from pympipool.caching.values import Hasher, UnhashableError
+from pympipool.caching.values import ADDERS, Hasher, UnhashableError
 
 __all__ = ["add_array", "add_immutable"]
 
@@ -63,3 +63,11 @@ def _add_dtype(hasher: Hasher, dtype: numpy.dtype[Any]) -> None:
 
 def _is_plain(dtype: numpy.dtype[Any]) -> bool:
     return dtype.num <= LAST_NUMBER and dtype.names is None and dtype.subdtype is None and dtype.metadata is None
+
+
+def _add_if_new(hasher: Hasher, array: numpy.ndarray[Any, Any]) -> None:
+    if hasher.is_new(array):
+        add_array(hasher, array)
+
+
+ADDERS[numpy.ndarray] = _add_if_new

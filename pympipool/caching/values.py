@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = [
+    "ADDERS",
     "DIGEST_BYTES",
     "Hasher",
     "KeylessFutureError",
@@ -108,7 +109,7 @@ class Hasher:
         Raises:
             UnhashableError: The value, or something in it, has no digest.
         """
-        add = _ADDERS.get(type(value))
+        add = ADDERS.get(type(value))
         if add is not None:
             add(self, value)
         elif not _add_immutable(self, value) and self.is_new(value):
@@ -284,7 +285,7 @@ def _add_code(hasher: Hasher, value: types.CodeType) -> None:
 
 _Adder = Callable[[Hasher, Any], None]
 
-_ADDERS: dict[type, _Adder] = {
+ADDERS: dict[type, _Adder] = {
     type(None): lambda hasher, _: hasher.feed(b"None"),
     type(...): lambda hasher, _: hasher.feed(b"..."),
     type(NotImplemented): lambda hasher, _: hasher.feed(b"NotImplemented"),
