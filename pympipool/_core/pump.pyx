@@ -212,6 +212,7 @@ cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
     The call is in flight as soon as any part of it was stored or sent.
     """
     cdef uint64_t position = UINT64_MAX
+    cdef uint64_t begins_at = worker.calls.producer.head
     cdef bint resumed = worker.sending == call
     cdef bint is_stored = store_parts(core, worker, call) == 0
     cdef int code = send_parts(worker, call, &position) if is_stored else -EAGAIN
@@ -224,6 +225,7 @@ cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
     if resumed:
         call.position = position
     else:
+        call.begins_at = begins_at
         enqueue(core, worker, call, position)
     update_worker(core, worker)
     if is_stored:

@@ -95,7 +95,7 @@ cdef extern from "news.h" nogil:
 
 cdef extern from "ring.h" nogil:
     ctypedef struct pmp_producer:
-        pass
+        uint64_t head
     ctypedef struct pmp_consumer:
         pass
     int pmp_ring_revoke(pmp_producer *producer, uint64_t position)

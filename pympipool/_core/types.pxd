@@ -65,6 +65,8 @@ cdef struct Call:
     int attempts_left     # number of retries left after the death of a worker
     bint watched          # a callback or another thread waits for the end of this call
     uint64_t position     # in the worker's ring; UINT64_MAX: the call cannot be recalled
+    uint64_t begins_at    # where in that ring the first record was sent for it, which may be its function
+    int unbegun_ends      # number of workers that have died when they were to begin it; see `workers.has_begun`
     int64_t estimate_ns   # estimated run time and overhead
     bint was_recalled     # the call was recalled once from a worker that was too slow to start it
     bint is_error         # the result is an exception

@@ -14,8 +14,8 @@ from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thre
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (
     PMP_END, PMP_NEWS_SLOTS, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count,
-    pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close, pmp_send,
-    pmp_store_clear, raise_errno,
+    pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_producer, pmp_receiver, pmp_receiver_close,
+    pmp_ring_claimed, pmp_send, pmp_store_clear, raise_errno,
 )
 from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
@@ -23,6 +23,10 @@ from pympipool._core.types cimport (
     WATCHED_MAX, Call, CallList, Core, Worker, prepend, pmp_mutex_lock, pmp_mutex_unlock,
 )
 from pympipool._core.worker_sets cimport leave_sets, update_worker
+
+
+cdef enum:
+    UNBEGUN_ENDS_MAX = 3  # number of workers that may die when they are to begin a call, before it counts as begun
 
 
 cdef struct Running:
@@ -155,11 +159,11 @@ cdef class Workers(Attempts):
     def remove_dead_worker(self, uint64_t number):
         """Remove a worker that is dead.
 
-        The results that the worker had sent are received. The calls that it had not started go to the front of the
+        The results that the worker had sent are received. The calls that it had not begun go to the front of the
         waiting calls.
 
         Returns:
-            The futures of the calls that the worker had started and that have no retry left: one or none. It may have been
+            The futures of the calls that the worker had begun and that have no retry left: one or none. It may have been
             cancelled.
 
         Raises:
@@ -364,8 +368,25 @@ cdef void close_worker(Worker *worker) noexcept:
     free(worker)
 
 
+cdef bint has_begun(Worker *worker, Call *call) noexcept nogil:
+    """Return True if a dead worker had begun to run a call in flight, or to receive it or its function.
+
+    A worker that dies at the same place each time may do so before it has claimed the call. So a call that several workers were to
+    begin next when they died counts as begun, too: else it would never end.
+    """
+    cdef pmp_producer *ring = &worker.calls.producer
+    if worker.reserved or (call != worker.sending and is_claimed(worker, call)):
+        return True
+    if call != worker.in_flight.first:
+        return False
+    if call.begins_at < ring.head and pmp_ring_claimed(ring, call.begins_at):
+        return True
+    call.unbegun_ends += 1
+    return call.unbegun_ends > UNBEGUN_ENDS_MAX
+
+
 cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
-    """Receive what a dead worker has sent; let the calls wait again that it has not started, or that may be retried.
+    """Receive what a dead worker has sent; let the calls wait again that it has not begun, or that may be retried.
 
     The caller holds the lock.
 
@@ -374,18 +395,17 @@ cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
     """
     cdef Call *call
     cdef Call *previous
-    cdef bint is_started
+    cdef bint begun
     worker.retired = True
     if not worker.failure:
         drain(core, worker)
     call = worker.in_flight.last
     while call != NULL:
         previous = call.previous
-        is_started = worker.reserved or (is_claimed(worker, call) and call != worker.sending)
         # a call that another host has begun after the end of the cancelled one, before the worker was killed, is not lost
-        is_started = is_started and not worker.condemned
-        if not call.cancelled and (not is_started or call.attempts_left > 0):
-            call.attempts_left -= is_started
+        begun = not worker.condemned and has_begun(worker, call)
+        if not call.cancelled and (not begun or call.attempts_left > 0):
+            call.attempts_left -= begun
             call.position = UINT64_MAX
             dequeue(core, call)
             prepend(&core.waiting, call)

@@ -8,14 +8,16 @@ With an `idle_timeout`, a worker that has no call for so long ends, and the pool
 calls than workers, it wants more again, up to max_workers.
 
 A worker that has begun its last call (`max_tasks_per_child`) gets no more calls, and is replaced when it has exited. A worker
-that dies is replaced at once. Workers that die before they were ready are replaced after a delay that doubles each
-time. When `START_ATTEMPTS` rounds of starts in a row have brought no worker, the pool is broken: all calls that wait or are
-submitted later fail with the reason. A shortage of the system does not break it (see `shortages.py`).
+that dies is replaced at once. Workers that die before they were ready, or soon afterwards before they have begun a call, are
+replaced after a delay that doubles each time. When `START_ATTEMPTS` rounds of starts in a row have brought no worker, the
+pool is broken: all calls that wait or are submitted later fail with the reason. A shortage of the system does not break it
+(see `shortages.py`).
 """
 
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.service_threads import ServiceLogger
@@ -56,7 +58,7 @@ RESTART_DELAY_S = 0.1
 """Delay before the pool replaces a worker that failed to start; doubles with each further failure."""
 
 RESTART_DELAY_MAX_S = 10.0
-"""Longest delay before the pool replaces a worker that failed to start."""
+"""Longest delay before the pool replaces a worker that failed to start. One that lived longer is replaced at once."""
 
 RETIRED_CHECK_S = 0.5
 """Polling interval while a retiring worker finishes its last call."""
@@ -103,6 +105,7 @@ class BlockPool(BasePool["Spawner"]):
         self.broken: Callable[[], BaseException] | None = None  # makes the error of each call
         self._ends_all = False  # there are no more calls: workers end, and none is started
         self._failed_rounds = 0  # since a worker was ready
+        self._lost_rounds = 0  # since a worker has begun a call: of those that were ready, and died before
         self._shortage = Shortage()
         self._restart: Timer | None = None
         self._idle = None if idle_timeout_s is None else IdleWorkers(idle_timeout_s)
@@ -162,7 +165,7 @@ class BlockPool(BasePool["Spawner"]):
                 return
             if not self.supervisor.is_prepared(self.spawner, self._start_missing):
                 return
-            start_round = self._failed_rounds
+            start_round = self._failed_rounds + self._lost_rounds
             allocation = self.allocator.allocate(self.resources)
             if allocation is None:
                 return  # a worker that is about to be gone still has the cores
@@ -196,7 +199,7 @@ class BlockPool(BasePool["Spawner"]):
         if shortage is not None:
             self._wait_out(shortage, error, others_run=serving)
             return
-        if worker is None or worker.start_round >= self._failed_rounds:  # else its round is counted already
+        if worker is None or self._is_first_of_round(worker):
             self._failed_rounds += 1
         has_reported_why = worker is not None and worker.start_error is not None
         is_final = self._failed_rounds >= START_ATTEMPTS or has_reported_why
@@ -213,6 +216,22 @@ class BlockPool(BasePool["Spawner"]):
         if self._shortage.lasts_too_long:
             self.dispatcher.fail_waiting(partial(shortage_error, shortage, error))
         self._restart_after(pause_s)
+
+    def _is_first_of_round(self, worker: WorkerHandle) -> bool:
+        """Return False if the failure of the round in which a worker was started is counted already."""
+        return worker.start_round >= self._failed_rounds + self._lost_rounds
+
+    def _replace(self, worker: WorkerHandle) -> None:
+        """Start a worker in the place of one that has served: after a pause if the last ones died before they began a call."""
+        lived_s = monotonic() - worker.started_s
+        if worker.ended_calls or worker.interrupted or lived_s > RESTART_DELAY_MAX_S:
+            self._lost_rounds = 0
+        elif not worker.is_retiring and worker.kill_reason is None and self._is_first_of_round(worker):
+            self._lost_rounds += 1
+        if self._lost_rounds > 1:
+            self._restart_after(min(RESTART_DELAY_S * 2**self._lost_rounds, RESTART_DELAY_MAX_S))
+        else:
+            self._start_missing()
 
     def _restart_after(self, delay_s: float) -> None:
         """Start the missing workers after a delay, unless that is going to happen anyway."""
@@ -331,7 +350,7 @@ class BlockPool(BasePool["Spawner"]):
                 self.dispatcher.call_soon(self.dispatcher.cancel_waiting)
             self._close_if_empty()
         elif has_served or worker.is_retiring:  # the pool may have been enlarged again
-            self._start_missing()
+            self._replace(worker)
         elif self.broken is None:
             self._start_failed(start_error(worker), worker)
 

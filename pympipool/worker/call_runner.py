@@ -2,7 +2,8 @@
 
 A function travels once, together with a number; later calls carry only the number. Master and worker both keep function
 number n in slot n modulo `FUNCTION_CACHE_SIZE`, and drop the function that was there before. So they agree about what
-the worker has without exchanging messages about it.
+the worker has without exchanging messages about it. It is unpickled in the first call that refers to it: if that ends the process,
+or never returns, it does so in a call, which is known to have begun, and to which the failure belongs.
 
 A function is compared with a snapshot before each call, and unpickled again if it is no longer what was sent: a call has reloaded
 its module, has left something in its globals, or has changed a class of the script that it refers to. So each call finds its
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _NO_SCRIPT: dict[str, Any] = {}
+_NOT_LOADED: dict[str, Any] = {}
+"""Takes the place of a function's script until the function is unpickled."""
 
 
 class Kept:
@@ -68,6 +71,10 @@ class CallRunner:
         worker_id: The worker's id, for functions that ask for it.
         stamps: Gets the times at which the calls of a traced batch ended; they are sent with the answer.
         error_log: Where failed calls are logged; None: nowhere.
+
+    Attributes:
+        on_loaded: Called in a call when its function was unpickled for the first time. How long that took says nothing about
+            the run time of other calls.
     """
 
     __slots__ = (
@@ -79,6 +86,7 @@ class CallRunner:
         "_script",
         "_stamps",
         "_worker_id",
+        "on_loaded",
     )
 
     def __init__(
@@ -88,6 +96,7 @@ class CallRunner:
         error_log: ErrorLog | None = None,
         worker_id: int = 0,
     ) -> None:
+        self.on_loaded: Callable[[], None] = _empty_slot
         self._init_values = init_values
         self._worker_id = worker_id
         self._stamps = stamps
@@ -101,13 +110,13 @@ class CallRunner:
         serialization.release_functions = self._leave_script  # a function of the last call refers to what the call got
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
-        """Keep a function for the calls that refer to it.
+        """Keep a function for the calls that refer to it. The first of them unpickles it.
 
         If it cannot be unpickled, each of these calls tries again, and fails with the error of its own attempt: a module
         that is missing may appear on the file system of this host later.
         """
-        self._leave_script()
-        self._unpickle(number, bytes(parts[0]))
+        kept = self._functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, bytes(parts[0]))
+        kept.script = _NOT_LOADED
 
     def _unpickle(self, number: int, pickled: bytes) -> Kept:
         kept = self._functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, pickled)
@@ -128,12 +137,18 @@ class CallRunner:
         self._script = None
         return self._unpickle(kept.number, kept.pickled)
 
-    def _enter_script(self, script: dict[str, Any]) -> None:
-        """Have `__main__` contain these functions of the script, and no others."""
+    def _enter_script(self, kept: Kept) -> Kept:
+        """Have `__main__` contain the functions of the script that came with a function, and no others."""
         self._leave_script()
+        if kept.script is _NOT_LOADED:
+            kept = self._unpickle(kept.number, kept.pickled)
+            self._leave_script()
+            self.on_loaded()
+        script = kept.script
         sys.modules["__main__"].__dict__.update(script)
         self._arrived.update(script)
         self._script = script
+        return kept
 
     def _leave_script(self) -> None:
         names = sys.modules["__main__"].__dict__
@@ -161,7 +176,7 @@ class CallRunner:
         else:
             kept = self._functions[number % FUNCTION_CACHE_SIZE]
             if kept.script is not self._script or len(self._arrived) != len(kept.script):
-                self._enter_script(kept.script)
+                kept = self._enter_script(kept)
             args, kwargs = load(parts, "the arguments")
             if kept.number != number:
                 raise RuntimeError(

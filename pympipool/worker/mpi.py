@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from pympipool.transport.bootstrap import WorkerConfig
-    from pympipool.transport.control_client import Control
+    from pympipool.transport.control_client import Control, Link
 
     class LaunchedRanks(Protocol):
         """What was asked for: so many ranks, of a launcher ("" if it is a scheduler)."""
@@ -106,7 +106,7 @@ def _prepare(
         return functools.partial(
             serve,
             channel,
-            _make_runner(config, settings, control, rank, location),
+            _make_runner(config, settings, control, rank, location, channel),
             announce_last=last_call_announcement(settings, control) if rank == 0 else None,
             has_state=has_start_functions(settings),
         )
@@ -115,7 +115,7 @@ def _prepare(
 
     if channel is not None:
         root = RootRank(join_world(config, rank))
-        runner = _make_runner(config, settings, control, rank, location)
+        runner = _make_runner(config, settings, control, rank, location, channel)
         return functools.partial(
             serve_root,
             channel,
@@ -129,10 +129,15 @@ def _prepare(
 
 
 def _make_runner(
-    config: WorkerConfig, settings: dict[str, Any], control: Control, rank: int, location: str
+    config: WorkerConfig,
+    settings: dict[str, Any],
+    control: Control,
+    rank: int,
+    location: str,
+    channel: Link | None = None,
 ) -> RankRunner:
     calls = make_call_runner(settings, None, config.error_log_file, location)
-    return RankRunner(calls, control, rank, location, root_only=config.root_only)
+    return RankRunner(calls, control, rank, location, root_only=config.root_only, channel=channel)
 
 
 _MPIEXEC_REMEDY = (
@@ -240,14 +245,15 @@ def serve(
             is_last = calls_left == 0
             if is_last and announce_last is not None:
                 announce_last()
-            start_ns = monotonic_ns() if call & TRACED else 0
+            if call & TRACED:
+                runner.start_ns = monotonic_ns()
             kind, answer = run_call(call, tag, parts)
             outcome = 0
             if kind == ERROR:
                 outcome = outcome_of(answer[1])
                 answer.append(STATE_LOST_NOTE.encode() if has_state and not is_last else b"")
-            if start_ns:
-                channel.stamps.extend((start_ns, monotonic_ns()))
+            if call & TRACED:
+                channel.stamps.extend((runner.start_ns, monotonic_ns()))
             send(kind, call, answer, -1, outcome, is_last)
             if is_last:
                 if not channel.ranks_agree():

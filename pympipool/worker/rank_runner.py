@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from time import monotonic_ns
 
 from pympipool._core.ring import ERROR, RESULT
 from pympipool._util.cmodules import signal
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pympipool.transport.control_client import Control
+    from pympipool.transport.control_client import Control, Link
     from pympipool.worker.call_runner import CallRunner
 
 FINALIZE_TIMEOUT_S = 2
@@ -39,17 +40,37 @@ class RankRunner:
         rank: The number of this rank.
         location: Worker, rank, host and process id, for tracebacks.
         root_only: The result of a call is that of rank 0. Other ranks answer with an empty part when a call has returned.
+        channel: The link, if this rank has it.
+
+    Attributes:
+        start_ns: When the call began, by the monotonic clock. Set before `run`, which sets it again after the function was
+            unpickled for the first time.
     """
 
     def __init__(
-        self, calls: CallRunner, control: Control, rank: int, location: str, *, root_only: bool = False
+        self,
+        calls: CallRunner,
+        control: Control,
+        rank: int,
+        location: str,
+        *,
+        root_only: bool = False,
+        channel: Link | None = None,
     ) -> None:
         self.calls = calls
+        self.calls.on_loaded = self._restart_clock
+        self.start_ns = 0
+        self._channel = channel
         self.rank = rank
         self.root_only = root_only
         self._is_silent = root_only and rank > 0
         self._control = control
         self._location = location
+
+    def _restart_clock(self) -> None:
+        self.start_ns = monotonic_ns()
+        if self._channel is not None:
+            self._channel.restart_clock()
 
     def run(self, call: int, number: int, parts: list[Any]) -> tuple[int, list[Any]]:
         """Run a call. Empties its parts.

@@ -1,6 +1,6 @@
 """A worker of one process: the loop between the two rings of its link.
 
-    FUNCTION -> kept under its number
+    FUNCTION -> kept under its number, as bytes
     CALL     -> unpickle, run, pickle -> RESULT or ERROR
     END      -> the program ends
 
@@ -46,6 +46,7 @@ def run(config: WorkerConfig, control: Control) -> None:
         channel = control.open_channel(descriptors)
         apply_settings(settings, control, (config.worker,), config.cwd)
         runner = make_call_runner(settings, channel.stamps, config.error_log_file, location)
+        runner.on_loaded = channel.restart_clock
     except BaseException as error:
         report_start_failed(control, error, location)
         sys.exit(1)

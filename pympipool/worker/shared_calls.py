@@ -88,9 +88,9 @@ def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> Non
 
 def run(runner: RankRunner, message: Message) -> Message:
     """Run a call and return the answer of this rank."""
-    start_ns = monotonic_ns()
+    runner.start_ns = monotonic_ns()
     kind, parts = runner.run(message.call, message.tag, message.parts)
-    return Message(kind, message.call, monotonic_ns() - start_ns, parts, start_ns)
+    return Message(kind, message.call, monotonic_ns() - runner.start_ns, parts, runner.start_ns)
 
 
 def record_times(channel: Link, answers: Sequence[Message]) -> None:

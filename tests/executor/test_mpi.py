@@ -1,5 +1,6 @@
 """Workers of several ranks: results in rank order, collectives, and ranks that raise."""
 
+import importlib
 import os
 import threading
 import traceback
@@ -269,6 +270,17 @@ def test_rank_death_fails_only_its_running_call(make_executor, rank):
     with pytest.raises(WorkerDied, match="die"):
         call.result()
     assert [other.result() for other in after] == [[3 * i, 3 * i] for i in range(5)]
+
+
+def test_function_that_ends_ranks_ends_its_calls(make_executor, tmp_path, monkeypatch):
+    """It is unpickled in its calls, and no call that waits is lost with them."""
+    name = f"ending_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(f"import os\nif os.getppid() != {os.getppid()}: os._exit(7)\ndef f(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module(name).f
+    exe = make_executor(cores_per_worker=2)
+    calls = [exe.submit(function), exe.submit(function), exe.submit(allreduce, 1)]
+    assert [type(call.exception()) for call in calls] == [WorkerDied, WorkerDied, type(None)]
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

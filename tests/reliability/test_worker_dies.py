@@ -1,6 +1,7 @@
 """With block allocation: when a worker dies, only the call that it was running fails."""
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -12,7 +13,9 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool import block_pool
 from support.timing import in_time
+from support.waiting import wait_until
 
 
 def pid():
@@ -144,6 +147,80 @@ def test_executor_survives_many_worker_deaths(make_block_executor):
             assert isinstance(call.exception(), WorkerDied)
         else:
             assert call.result() == i * i
+
+
+@pytest.fixture
+def make_ending_module(tmp_path, monkeypatch):
+    """Import a module that does something where workers import it; return its function f, and a log of what it does."""
+
+    def make(end):
+        log = tmp_path / "log"
+        name = f"ending_{tmp_path.name}"  # another one in each test
+        (tmp_path / f"{name}.py").write_text(
+            f"import os, sys\nif os.getpid() != {os.getpid()}:\n    print(0, file=open({str(log)!r}, 'a'))\n    {end}\n"
+            "def f(): pass\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        return importlib.import_module(name).f, log
+
+    return make
+
+
+def test_function_that_ends_workers_ends_its_calls(make_block_executor, make_ending_module):
+    """A function travels with its first call, and before later ones: a worker unpickles it in a call that has begun."""
+    function, log = make_ending_module("os._exit(3)")
+    exe = make_block_executor(restart_limit=1)
+    for count in (2, 4):
+        error = exe.submit(function).exception(timeout=60)
+        assert isinstance(error, WorkerDied)
+        assert error.exit_code == 3
+        assert len(log.read_text().split()) == count
+    assert exe.submit(pow, 2, 3).result(timeout=60) == 8
+
+
+def test_function_whose_import_exits_fails_its_calls(make_block_executor, make_ending_module):
+    function, _ = make_ending_module("sys.exit('no GPU')")
+    exe = make_block_executor()
+    worker = exe.submit(pid).result(timeout=60)
+    for _ in range(3):
+        assert isinstance(exe.submit(function).exception(timeout=60), SystemExit)
+    assert exe.submit(pid).result(timeout=60) == worker
+
+
+def test_import_that_hangs_counts_as_running(make_block_executor, make_ending_module):
+    function, _ = make_ending_module("import time; time.sleep(60)")
+    exe = make_block_executor(run_time_max=0.3)
+    for _ in range(2):
+        assert isinstance(exe.submit(function).exception(timeout=60), TimeoutError)
+
+
+def die_before_calls(path):
+    """Have this process end as soon as it is ready."""
+    from pympipool.worker import serial
+
+    note(path, 0)
+    serial.serve = lambda *_: os._exit(5)
+
+
+def test_workers_that_die_at_once_end_a_call(tmp_path, monkeypatch):
+    """The call never begins, so nothing tells that it is to blame."""
+    monkeypatch.setattr(block_pool, "RESTART_DELAY_S", 0.01)
+    log = tmp_path / "log"
+    with Executor(max_workers=1, block_allocation=True, initializer=die_before_calls, initargs=(log,)) as exe:
+        call = exe.submit(pid)
+        assert isinstance(call.exception(timeout=60), WorkerDied)
+        assert len(log.read_text().split()) >= 4
+
+
+def test_workers_that_die_at_once_come_slowly(tmp_path, monkeypatch):
+    monkeypatch.setattr(block_pool, "RESTART_DELAY_S", 1000.0)
+    monkeypatch.setattr(block_pool, "RESTART_DELAY_MAX_S", 1000.0)
+    log = tmp_path / "log"
+    with Executor(max_workers=1, block_allocation=True, initializer=die_before_calls, initargs=(log,)) as exe:
+        pool = exe._engine.pool
+        wait_until(lambda: pool._restart is not None)
+        assert len(log.read_text().split()) == 2  # the first one was replaced at once
+        assert not pool.supervisor.workers
 
 
 def test_call_is_retried_on_request(make_block_executor, tmp_path):

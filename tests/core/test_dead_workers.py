@@ -1,0 +1,78 @@
+"""Which calls of a dead worker count as begun: over real links, without processes and dispatcher threads."""
+
+from __future__ import annotations
+
+import pytest
+
+from pympipool._core import ring
+from pympipool._core.calls import FunctionHandle
+from pympipool._core.future import Future
+from pympipool.serialization import payload
+from support.link_workers import LinkWorkers
+
+CAPACITY = 1 << 16
+LARGE = bytes(CAPACITY * 4)
+UNBEGUN_ENDS_MAX = 3
+
+
+@pytest.fixture
+def workers():
+    workers = LinkWorkers(1, CAPACITY)
+    workers.last = 1
+    return workers
+
+
+def submit(workers, argument=None, function=None, attempts=0):
+    future = Future()
+    workers.dispatcher.adopt(future)
+    parts = payload.dump_call(1, print, (argument,), {})
+    workers.dispatcher.submit(future, function or workers.function, parts, attempts=attempts)
+    return future
+
+
+def replace(workers):
+    """Remove the worker, as after its death, and add another one. Return the futures of the calls that it had begun."""
+    begun = workers.dispatcher.remove_dead_worker(workers.last)
+    workers.last += 1
+    workers.channels = [workers.add(workers.last, CAPACITY)]
+    return begun
+
+
+def test_call_counts_whose_function_was_received(workers):
+    first, second = [submit(workers, function=FunctionHandle(number, b"other")) for number in (2, 3)]
+    assert workers.channels[0].receive(0)[0] == ring.FUNCTION
+    assert replace(workers) == [first]
+    assert len(workers.take_all(workers.channels[0])) == 1
+    assert not second.done()
+
+
+@pytest.mark.parametrize("large", ["call", "function"])
+def test_call_counts_that_has_arrived_in_part(workers, large):
+    if large == "call":
+        call = submit(workers, LARGE)
+    else:
+        call = submit(workers, function=FunctionHandle(2, LARGE))
+    behind = submit(workers)
+    assert workers.take(workers.channels[0]) is None
+    assert replace(workers) == [call]
+    assert len(workers.take_all(workers.channels[0])) == 1
+    assert not behind.done()
+
+
+def test_retries_count_while_a_call_arrives(workers):
+    call = submit(workers, LARGE, attempts=2)
+    for expected in ([], [], [call]):
+        assert workers.take(workers.channels[0]) is None
+        assert replace(workers) == expected
+
+
+@pytest.mark.parametrize("argument", [None, LARGE], ids=["small", "large"])
+def test_call_waits_again_that_no_worker_has_touched(workers, argument):
+    """Unless several have died with it: maybe it is to blame, and it must not wait for ever."""
+    call, behind = submit(workers, argument), submit(workers)
+    for _ in range(UNBEGUN_ENDS_MAX):
+        assert replace(workers) == []
+    assert replace(workers) == [call]
+    for _ in range(UNBEGUN_ENDS_MAX):
+        assert replace(workers) == []
+    assert replace(workers) == [behind]
