@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "copy.h"
+#include "platform.h"
 
 /* Larger fragments are not faster, also in larger rings. */
 #define FRAGMENT_BYTES_MAX ((uint64_t)64 << 10)
@@ -47,6 +48,42 @@ bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_pa
     return part_count <= PMP_PARTS_MAX && message_bytes(part_count, parts, limit) <= limit;
 }
 
+static uint64_t total_bytes(uint32_t part_count, const pmp_part *parts)
+{
+    uint64_t total = 0;
+
+    for (uint32_t i = 0; i < part_count; i++) {
+        total += pmp_sent_bytes(&parts[i]);
+    }
+    return total;
+}
+
+/* Of a message that is half as large again as the ring, or larger, the sender notices how fast it is received. */
+static void begin_copying(pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
+{
+    const bool is_measured = total_bytes(part_count, parts) >= sender->producer.capacity * 3 / 2;
+
+    sender->began_ns = is_measured ? pmp_now_ns() : 0;
+    sender->is_cached = is_measured ? pmp_copy_way_next(&sender->way) : sender->way.is_cached;
+}
+
+static void end_copying(pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
+{
+    if (sender->began_ns != 0) {
+        pmp_copy_way_took(&sender->way, sender->is_cached, total_bytes(part_count, parts),
+                          pmp_now_ns() - sender->began_ns);
+    }
+}
+
+static void copy(bool is_cached, void *to, const void *from, uint64_t size_bytes)
+{
+    if (is_cached) {
+        memcpy(to, from, size_bytes);
+    } else {
+        pmp_copy_nontemporal(to, from, size_bytes);
+    }
+}
+
 static int reserve(pmp_sender *sender, uint64_t size_bytes, void **payload)
 {
     const int error = pmp_ring_reserve(&sender->producer, (uint32_t)size_bytes, payload);
@@ -81,7 +118,7 @@ static int send_record(pmp_sender *sender, const pmp_head *head, const pmp_part 
     for (uint32_t i = 0; i < head->part_count; i++) {
         const uint64_t sent = pmp_sent_bytes(&parts[i]);
         if (sent != 0) {
-            pmp_copy_nontemporal(to, parts[i].data, sent);
+            copy(sender->way.is_cached, to, parts[i].data, sent);
         }
         to += pmp_padded(sent);
     }
@@ -99,6 +136,7 @@ static int begin_fragments(pmp_sender *sender, const pmp_head *head, const pmp_p
     }
     write_head(payload, head, PMP_IN_FRAGMENTS, parts);
     pmp_ring_commit(&sender->producer);
+    begin_copying(sender, head->part_count, parts);
     sender->busy = true;
     sender->part = 0;
     sender->offset = 0;
@@ -114,7 +152,8 @@ static int send_fragment(pmp_sender *sender, const pmp_part *part)
     if (error != 0) {
         return error;
     }
-    pmp_copy_nontemporal(payload, (const unsigned char *)part->data + sender->offset, size_bytes);
+    copy(sender->is_cached, payload, (const unsigned char *)part->data + sender->offset,
+         size_bytes);
     pmp_ring_commit(&sender->producer);
     sender->offset += size_bytes;
     return 0;
@@ -133,6 +172,7 @@ static int send_fragments(pmp_sender *sender, uint32_t part_count, const pmp_par
             return error;
         }
     }
+    end_copying(sender, part_count, parts);
     sender->busy = false;
     return 0;
 }

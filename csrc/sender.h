@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "copy_way.h"
 #include "message.h"
 #include "ring.h"
 
@@ -21,6 +22,9 @@ typedef struct {
     uint32_t part;   /* the next fragment starts in this part ... */
     uint64_t offset; /* ... at this byte */
     uint32_t wanted; /* payload of the record for which there was no room last time; 0: none */
+    pmp_copy_way way;
+    bool is_cached;   /* this message goes through the caches */
+    int64_t began_ns; /* when it began; 0: it is too small to be measured */
 } pmp_sender;
 
 /* Returns true if a call, or a function, fits into one record (only such a message can be revoked). */

@@ -194,6 +194,26 @@ static void large_messages_are_fragmented(void)
     close_channel();
 }
 
+static void pass_some(int count, uint64_t size_bytes)
+{
+    for (int i = 0; i < count; i++) {
+        pass_sizes(1, &size_bytes, true);
+    }
+}
+
+static void messages_larger_than_the_ring_are_measured(void)
+{
+    const uint64_t *const best = channel.sender.way.best;
+    open_channel();
+    pass_some(8, CAPACITY);
+    CHECK(best[false] == 0 && best[true] == 0);
+    pass_some(1, 2 * CAPACITY);
+    CHECK(best[false] != 0 && best[true] == 0);
+    pass_some(7, 2 * CAPACITY);
+    CHECK(best[true] != 0); /* the other way */
+    close_channel();
+}
+
 static void random_messages_come_out_as_they_went_in(void)
 {
     uint64_t random = 7, sizes[8];
@@ -547,6 +567,8 @@ int main(void)
     run("results are fragmented sooner", 60, results_are_fragmented_sooner);
     run("fragments of a large ring are small", 60, fragments_of_a_large_ring_are_small);
     run("messages larger than the ring are fragmented", 60, large_messages_are_fragmented);
+    run("messages larger than the ring are measured", 60,
+        messages_larger_than_the_ring_are_measured);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
     run("the largest number of parts passes", 60, largest_number_of_parts_passes);
     run("invalid messages are not sent", 60, invalid_messages_are_not_sent);

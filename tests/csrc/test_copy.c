@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include "../../csrc/copy.h"
+#include "../../csrc/copy_way.h"
 
 #include <stdatomic.h>
 
@@ -94,10 +95,47 @@ static void reader_of_release_sees_copy(void)
     join_thread(reader);
 }
 
+/* ---- the faster way ---- */
+
+/* Sends messages of which each takes so long past the caches, and through them. Returns how many went the second way. */
+static int send_messages(pmp_copy_way *way, int count, int64_t past_ns, int64_t cached_ns)
+{
+    int cached_count = 0;
+    for (int i = 0; i < count; i++) {
+        const bool is_cached = pmp_copy_way_next(way);
+        const int64_t noise_ns = i % 3 == 0 ? 0 : i % 3 * 700;
+        pmp_copy_way_took(way, is_cached, 1000, (is_cached ? cached_ns : past_ns) + noise_ns);
+        cached_count += is_cached;
+    }
+    return cached_count;
+}
+
+static void faster_way_is_found_again(void)
+{
+    pmp_copy_way way = {.is_cached = false};
+    CHECK(!pmp_copy_way_next(&way));
+    send_messages(&way, 20, 2000, 1000);
+    CHECK(way.is_cached);
+    send_messages(&way, 1000, 1000, 7000);
+    CHECK(!way.is_cached);
+    send_messages(&way, 1000, 1000, 950); /* hardly faster */
+    CHECK(!way.is_cached);
+}
+
+static void slower_way_is_tried_rarely(void)
+{
+    pmp_copy_way way = {.is_cached = false};
+    send_messages(&way, 1000, 1000, 7000);
+    const int tried = send_messages(&way, 10000, 1000, 7000);
+    CHECK(tried >= 30 && tried <= 45);
+}
+
 int main(void)
 {
     run("every alignment is copied", 60, every_alignment_is_copied);
     run("every size is copied", 60, every_size_is_copied);
     run("a reader that sees the release sees the copy", 60, reader_of_release_sees_copy);
+    run("the faster way is found again", 60, faster_way_is_found_again);
+    run("the slower way is tried rarely", 60, slower_way_is_tried_rarely);
     return 0;
 }
