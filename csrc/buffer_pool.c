@@ -102,11 +102,14 @@ static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
     return found;
 }
 
-/* Allows the system to take the pages if it needs them, except those of the first huge page, which
- * holds the header. */
+/* Allows the system to take the pages if it needs them, except those of the first huge page, which holds the header, and those
+ * behind the last whole one: to offer small pages, and to write them again, takes longer than to copy into them. */
 static void offer_pages(header *head)
 {
-    pmp_pages_offer((unsigned char *)head + HUGE_PAGE, mapping_bytes(head->capacity) - HUGE_PAGE);
+    const size_t whole = mapping_bytes(head->capacity) / HUGE_PAGE * HUGE_PAGE;
+    if (whole > HUGE_PAGE) {
+        pmp_pages_offer((unsigned char *)head + HUGE_PAGE, whole - HUGE_PAGE);
+    }
 }
 
 static void keep(pmp_buffer_pool *pool, header *head)
@@ -114,9 +117,7 @@ static void keep(pmp_buffer_pool *pool, header *head)
     header *displaced[PMP_POOL_BUFFERS_MAX];
     int displaced_count = 0;
 
-    if (mapping_bytes(head->capacity) > HUGE_PAGE) {
-        offer_pages(head);
-    }
+    offer_pages(head);
     pmp_mutex_lock(&pool->lock);
     while (pool->count > 0 && (pool->count == PMP_POOL_BUFFERS_MAX ||
                                pool->bytes + head->capacity > PMP_POOL_BYTES_MAX)) {

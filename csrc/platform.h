@@ -133,7 +133,8 @@ size_t pmp_machine_bytes(void);
 void *pmp_aligned_new(size_t size_bytes);
 void pmp_aligned_free(void *memory);
 
-/* Returns zeroed pages, large ones where the system has them, or NULL. */
+/* Returns zeroed pages, large ones where the system has them, or NULL. The size is a multiple of the page size, if it is 2 MiB or
+ * more. */
 void *pmp_pages_new(size_t size_bytes);
 void pmp_pages_free(void *pages, size_t size_bytes);
 

@@ -22,6 +22,13 @@ int pmp_random(void *bytes, size_t count)
 
 /* ---- memory ---- */
 
+void *pmp_pages_new(size_t size_bytes)
+{
+    void *const pages =
+        mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    return pages != MAP_FAILED ? pages : NULL;
+}
+
 void pmp_pages_populate(void *pages, size_t size_bytes)
 {
     madvise(pages, size_bytes, MADV_WILLNEED);

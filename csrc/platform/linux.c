@@ -80,6 +80,41 @@ bool pmp_move_to_core(uint32_t core)
 
 /* ---- memory ---- */
 
+#define HUGE_PAGE ((size_t)2 << 20)
+
+static unsigned char *map_new(size_t size_bytes)
+{
+    void *const pages =
+        mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages != MAP_FAILED ? pages : NULL;
+}
+
+/* Linux itself maps at a multiple of a huge page only what is a multiple of it, too. At any other address there is no huge page at
+ * the beginning of a mapping, and perhaps none at all. */
+static unsigned char *map_aligned(size_t size_bytes)
+{
+    unsigned char *const pages = map_new(size_bytes + HUGE_PAGE);
+    if (pages == NULL) {
+        return NULL;
+    }
+    const size_t before = -(uintptr_t)pages % HUGE_PAGE;
+    if (before != 0) {
+        munmap(pages, before);
+    }
+    munmap(pages + before + size_bytes, HUGE_PAGE - before);
+    return pages + before;
+}
+
+void *pmp_pages_new(size_t size_bytes)
+{
+    const bool is_small = size_bytes < HUGE_PAGE || size_bytes > SIZE_MAX - HUGE_PAGE;
+    unsigned char *const pages = is_small ? map_new(size_bytes) : map_aligned(size_bytes);
+    if (pages != NULL) {
+        madvise(pages, size_bytes, MADV_HUGEPAGE); /* without it they are only slower */
+    }
+    return pages;
+}
+
 void pmp_pages_populate(void *pages, size_t size_bytes)
 {
     madvise(pages, size_bytes, MADV_POPULATE_READ);

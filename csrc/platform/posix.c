@@ -76,19 +76,6 @@ void pmp_aligned_free(void *memory)
     free(memory);
 }
 
-void *pmp_pages_new(size_t size_bytes)
-{
-    void *const pages =
-        mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) {
-        return NULL;
-    }
-#ifdef MADV_HUGEPAGE
-    madvise(pages, size_bytes, MADV_HUGEPAGE); /* without it they are only slower */
-#endif
-    return pages;
-}
-
 void pmp_pages_free(void *pages, size_t size_bytes)
 {
     munmap(pages, size_bytes);

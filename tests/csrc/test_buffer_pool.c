@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include "../../csrc/buffer_pool.h"
+#include "../../csrc/platform.h"
 
 #include <stdatomic.h>
 
@@ -62,6 +63,48 @@ static void large_buffer_is_reused(void)
     pmp_buffer_pool_trim(pool);
     CHECK(!is_mapped(buffer));
 }
+
+static void whole_buffer_is_mapped_and_unmapped(void)
+{
+    static const size_t sizes[] = {2 * MIB - 64, 2 * MIB, 3 * MIB, 5 * MIB, 33 * MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        unsigned char *const buffer = new_buffer(sizes[i]);
+#ifdef PMP_LINUX
+        CHECK_EQUAL((uintptr_t)(buffer - 64) % (2 * MIB), 0); /* there a huge page can be */
+#endif
+        memset(buffer, 3, sizes[i]);
+        pmp_buffer_free(buffer);
+        CHECK(is_mapped(buffer) && is_mapped(buffer + sizes[i] - 1));
+        CHECK(new_buffer(sizes[i]) == buffer);
+        pmp_buffer_free(buffer);
+        pmp_buffer_pool_trim(pool);
+        CHECK(!is_mapped(buffer) && !is_mapped(buffer + sizes[i] - 1));
+    }
+}
+
+#ifdef PMP_LINUX
+
+static long mapped_pages(void)
+{
+    long pages = 0;
+    FILE *const status = fopen("/proc/self/statm", "r");
+    CHECK(status != NULL);
+    CHECK_EQUAL(fscanf(status, "%ld", &pages), 1);
+    fclose(status);
+    return pages;
+}
+
+static void trimmed_pool_leaves_nothing_mapped(void)
+{
+    const long before = mapped_pages();
+    for (int i = 0; i < 20; i++) {
+        pmp_buffer_free(new_buffer(5 * MIB));
+        pmp_buffer_pool_trim(pool);
+    }
+    CHECK((mapped_pages() - before) * sysconf(_SC_PAGESIZE) < (long)(20 * MIB));
+}
+
+#endif
 
 static void warmest_buffer_is_reused_first(void)
 {
@@ -169,6 +212,10 @@ int main(void)
     run("every size can be allocated", 60, every_size_can_be_allocated);
     run("impossible sizes are refused", 60, impossible_sizes_are_refused);
     run("a large buffer is reused", 60, large_buffer_is_reused);
+    run("a whole buffer is mapped and unmapped", 60, whole_buffer_is_mapped_and_unmapped);
+#ifdef PMP_LINUX
+    run("a trimmed pool leaves nothing mapped", 60, trimmed_pool_leaves_nothing_mapped);
+#endif
     run("the warmest buffer is reused first", 60, warmest_buffer_is_reused_first);
     run("the number of kept buffers is limited", 60, number_of_kept_buffers_is_limited);
     run("the bytes of kept buffers are limited", 60, bytes_of_kept_buffers_are_limited);
