@@ -99,6 +99,9 @@ uint32_t pmp_current_core(void);
  * core, or the system moves no threads. */
 bool pmp_move_to_core(uint32_t core);
 
+/* Returns the next core that this thread may use, counted as above; 0 if there is none. pmp_next_core(0) is the first one. */
+uint32_t pmp_next_core(uint32_t core);
+
 #else
 
 static inline uint32_t pmp_current_core(void)
@@ -110,6 +113,12 @@ static inline bool pmp_move_to_core(uint32_t core)
 {
     (void)core;
     return false;
+}
+
+static inline uint32_t pmp_next_core(uint32_t core)
+{
+    (void)core;
+    return 0;
 }
 
 #endif

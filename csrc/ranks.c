@@ -60,11 +60,22 @@ bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint
 bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
 {
     for (uint32_t rank = 0; rank < ranks->count; rank++) {
-        if (pmp_doorbell_core(&bells[rank]) == core) {
+        if (rank != ranks->rank && pmp_doorbell_core(&bells[rank]) == core) {
             return true;
         }
     }
     return false;
+}
+
+uint32_t pmp_ranks_other_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
+{
+    for (uint32_t i = 1; i < ranks->count; i++) {
+        const uint32_t other = pmp_doorbell_core(&bells[(ranks->rank + i) % ranks->count]);
+        if (other != 0 && other != core) {
+            return other;
+        }
+    }
+    return 0;
 }
 
 bool pmp_ranks_agree(const pmp_ranks *ranks)

@@ -41,8 +41,11 @@ bool pmp_ranks_have_ended(const pmp_ranks *ranks);
  * doorbell of each rank. */
 bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core);
 
-/* Returns true if a rank began to wait on this core last. */
+/* Returns true if another rank began to wait on this core last. */
 bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core);
+
+/* Returns a core, not this one, on which another rank began to wait last: that of the next rank, if possible; 0 if none is known. */
+uint32_t pmp_ranks_other_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core);
 
 /* Returns true if the last call had the same outcome on all ranks. Only after pmp_ranks_have_ended has returned true. */
 bool pmp_ranks_agree(const pmp_ranks *ranks);

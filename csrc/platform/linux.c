@@ -78,6 +78,19 @@ bool pmp_move_to_core(uint32_t core)
     return true;
 }
 
+uint32_t pmp_next_core(uint32_t core)
+{
+    cpu_set_t usable;
+
+    if (sched_getaffinity(0, sizeof usable, &usable) != 0) {
+        return 0;
+    }
+    while (core < CPU_SETSIZE && !CPU_ISSET(core, &usable)) {
+        core++;
+    }
+    return core < CPU_SETSIZE ? core + 1 : 0;
+}
+
 /* ---- memory ---- */
 
 #define HUGE_PAGE ((size_t)2 << 20)

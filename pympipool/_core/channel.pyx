@@ -14,7 +14,8 @@ from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.rank_waits cimport (
-    Awaited, has_call, has_notice, have_ended, is_core_needed, keep_core, may_begin,
+    LARGE_RESULT_BYTES, Awaited, has_call, has_notice, have_ended, is_core_needed, keep_core, lend_core_to_master,
+    may_begin, return_to_core,
 )
 from pympipool._core.ring cimport (
     PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, init_short_spinner, message_bytes, news_in, notices_in,
@@ -58,6 +59,16 @@ class LostMessage:
 
     def __reduce__(self):
         return raise_lost, (self.error,)
+
+
+cdef int64_t sent_bytes(const pmp_part *parts, uint32_t count) noexcept nogil:
+    """Return the bytes of the parts that go through the ring."""
+    cdef int64_t total = 0
+    cdef uint32_t i
+    for i in range(count):
+        if not parts[i].size_bytes & PMP_STORED:
+            total += <int64_t>parts[i].size_bytes
+    return total
 
 
 cdef c_bool has_news(void *context) noexcept nogil:
@@ -233,7 +244,8 @@ cdef class Channel:
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
         cdef uint64_t size_bytes = 0
-        self.awaited.was_large = self.receiver.owned
+        if self.ranks.count > 1:
+            self.awaited.moved_bytes = sent_bytes(self.receiver.parts, head.part_count)
         lost = None
         try:
             if self.receiver.lost:
@@ -315,6 +327,8 @@ cdef class Channel:
             held.append(<char *>sent_times, len(sent_times))
         self.send_parts(kind, id, run_ns, held, -1)
         if self.ranks.count > 1:
+            self.awaited.moved_bytes += sent_bytes(held.parts, held.count)
+            return_to_core(&self.awaited)
             self.is_ending = is_last
             self.end_call(outcome)
 
@@ -342,6 +356,8 @@ cdef class Channel:
                 return True
             if code != -EAGAIN:
                 raise_errno(code, "sending failed")
+            if self.ranks.count > 1 and sent_bytes(held.parts, held.count) >= LARGE_RESULT_BYTES:
+                lend_core_to_master(&self.awaited)
             if not self.wait(has_room, &self.sender, deadline_ns):
                 return False
 

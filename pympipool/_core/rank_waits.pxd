@@ -7,21 +7,31 @@
 To switch between two processes takes longer than a small call, so ranks that share a core must not switch without need. And a
 thread that yields its core again and again gets as much of it as the one that it waits for: the system shares it fairly. So
 ranks, and the master, tell each other by their doorbells on which cores they are.
+
+Where there is a core for each rank, but none for the master besides, two of them share one. A rank moves if they are the wrong two:
+
+    calls that take longer to copy than to run  ─► two ranks share a core, since the master copies for each of them
+    longer calls, or many small ones            ─► each rank has a core, since they run at the same time
+    all three on one core                       ─► this rank moves to a core that none of them uses
 """
 
 from libc.stdint cimport int64_t, uint32_t
 
 from pympipool._core.ring cimport (
-    c_bool, pmp_current_core, pmp_doorbell, pmp_doorbell_core, pmp_doorbell_tell_core, pmp_move_to_core, pmp_notices,
-    pmp_notices_count, pmp_now_ns, pmp_poll, pmp_ranks, pmp_ranks_agree, pmp_ranks_have_ended, pmp_ranks_need_core,
-    pmp_ranks_use_core, pmp_receiver, pmp_ring_has_record,
+    c_bool, pmp_current_core, pmp_doorbell, pmp_doorbell_core, pmp_doorbell_tell_core, pmp_move_to_core, pmp_next_core,
+    pmp_notices, pmp_notices_count, pmp_now_ns, pmp_poll, pmp_ranks, pmp_ranks_agree, pmp_ranks_have_ended, pmp_ranks_need_core,
+    pmp_ranks_other_core, pmp_ranks_use_core, pmp_receiver, pmp_ring_has_record,
 )
 
 cdef enum:
     POLLS = 128                     # some microseconds: what another rank takes for a small call, or the master between two
-    SHARED_CALLS = 8                # a rank leaves its core if another one has needed it after so many calls in a row ...
-    SHORT_RUN_NS = 3_000            # ... that took longer than this, or with more of them waiting; else it is faster to stay ...
-    MOVE_INTERVAL_NS = 10_000_000   # ... and has not done so for this long
+    SHORT_RUN_NS = 3_000            # one by one, shorter calls are not slower where two ranks share a core: only they switch
+    COPIED_BYTES_PER_NS = 32        # about
+    LONG_COPY_NS = 10_000           # to copy less than that does not decide where ranks run
+    WRONG_CALLS = 8                 # a rank leaves its core if it was the wrong one after so many calls in a row ...
+    MOVE_INTERVAL_NS = 10_000_000   # ... and it has not moved for this long, or after moves to and fro for longer and longer, ...
+    MOVE_INTERVAL_MAX_NS = 1_280_000_000  # ... up to this
+    LARGE_RESULT_BYTES = 4 << 20    # to send so much, a rank leaves the master's core at once: to move takes some 20 microseconds
 
 
 cdef struct Awaited:
@@ -33,10 +43,14 @@ cdef struct Awaited:
     pmp_doorbell *master_bell   # of the thread of the master that waits for answers
     bint has_core               # there is a core for each rank
     bint is_crowded             # but none for the master besides
-    bint was_large              # the arguments of the last call came in fragments
-    int64_t run_ns              # its run time
-    int shared_calls            # number of calls in a row after which another rank needed this core
+    int64_t run_ns              # run time of the last call
+    int64_t moved_bytes         # what this rank has received and sent for it by the rings
+    bint was_copying            # that took longer than its run
+    int wrong_calls             # number of such calls, or of others, in a row after which this rank was on the wrong core
+    bint moved_to_copy          # the last move was for such calls
     int64_t next_move_ns        # no move to another core before this time
+    int64_t move_interval_ns    # how long after the last move that is
+    uint32_t left_core          # which core this rank has left to the master for the time of a large result, or 0
 
 
 cdef inline c_bool has_notice(Awaited *awaited) noexcept nogil:
@@ -58,13 +72,17 @@ cdef inline c_bool have_ended(void *context) noexcept nogil:
 
 
 cdef inline c_bool is_core_needed(Awaited *awaited) noexcept nogil:
-    """Return True if what this rank waits for may need its core: a rank that has not ended the last call, or the master."""
+    """Return True if who this rank waits for may need its core: a rank that has not ended the last call, or the master.
+
+    In the middle of a call that comes in fragments, the master waits for all ranks.
+    """
     cdef uint32_t core = pmp_current_core()
     if core == 0:
         return awaited.is_crowded
-    if pmp_ranks_have_ended(awaited.ranks):
-        return pmp_doorbell_core(awaited.master_bell) == core
-    return pmp_ranks_need_core(awaited.ranks, awaited.rank_bells, core)
+    if not pmp_ranks_have_ended(awaited.ranks):
+        return pmp_ranks_need_core(awaited.ranks, awaited.rank_bells, core)
+    return pmp_doorbell_core(awaited.master_bell) == core or (
+        awaited.calls.busy and pmp_ranks_use_core(awaited.ranks, awaited.rank_bells, core))
 
 
 cdef inline c_bool may_begin_or_yield(void *context) noexcept nogil:
@@ -75,31 +93,101 @@ cdef inline bint keep_core(Awaited *awaited) noexcept nogil:
     """Keep this core as long as nobody needs it, but no longer than a small call takes; return True if a call may begin."""
     pmp_doorbell_tell_core(&awaited.rank_bells[awaited.ranks.rank])
     if awaited.has_core:
-        leave_shared_core(awaited)
+        if not awaited.calls.busy:
+            leave_wrong_core(awaited)
         if not may_begin_or_yield(awaited):
             pmp_poll(POLLS, may_begin_or_yield, awaited)
     return may_begin(awaited)
 
 
-cdef inline void leave_shared_core(Awaited *awaited) noexcept nogil:
-    """Move to the core of the master if ranks run call after call on this one by turns, and none runs there.
+# ---- on which core a rank runs ----
 
-    The system leaves them together: a thread that yields its core looks busy to it. The master needs little of its core, except
-    to copy large arguments.
+cdef inline bint is_copying(Awaited *awaited) noexcept nogil:
+    """Return True if the last call took longer to copy than to run."""
+    cdef int64_t copy_ns = awaited.moved_bytes // COPIED_BYTES_PER_NS
+    return copy_ns > LONG_COPY_NS and awaited.run_ns < copy_ns
+
+
+cdef inline uint32_t unused_core(Awaited *awaited, uint32_t own) noexcept nogil:
+    """Return a core that no rank uses, for one that shares its core with another one and with the master; 0 if there is none."""
+    cdef uint32_t core = pmp_next_core(0)
+    while core != 0 and (core == own or pmp_ranks_use_core(awaited.ranks, awaited.rank_bells, core)):
+        core = pmp_next_core(core)
+    return core
+
+
+cdef inline uint32_t right_core(Awaited *awaited, uint32_t core) noexcept nogil:
+    """Return the core where this rank should be, which runs on `core`; 0: it does not know."""
+    cdef uint32_t master = pmp_doorbell_core(awaited.master_bell)
+    if core == master and awaited.is_crowded and pmp_ranks_use_core(awaited.ranks, awaited.rank_bells, core):
+        return unused_core(awaited, core)
+    if awaited.was_copying:
+        if core != master or not awaited.is_crowded:
+            return core
+        return pmp_ranks_other_core(awaited.ranks, awaited.rank_bells, core)
+    if awaited.run_ns < SHORT_RUN_NS and not pmp_ring_has_record(&awaited.calls.consumer):
+        return core
+    if pmp_ranks_have_ended(awaited.ranks):
+        return 0  # this rank was the last one: it cannot tell who shares its core
+    if not pmp_ranks_need_core(awaited.ranks, awaited.rank_bells, core):
+        return core
+    return 0 if pmp_ranks_use_core(awaited.ranks, awaited.rank_bells, master) else master
+
+
+cdef inline int64_t next_interval_ns(Awaited *awaited, int64_t now_ns) noexcept nogil:
+    """Return how long a rank stays at least that moves now.
+
+    Ranks that move to and fro, because calls differ or wait for each other, do so more and more rarely. That the system moves
+    them back does not count.
+    """
+    if awaited.moved_to_copy == awaited.was_copying or now_ns > awaited.next_move_ns + 8 * awaited.move_interval_ns:
+        return MOVE_INTERVAL_NS
+    return min(2 * awaited.move_interval_ns, <int64_t>MOVE_INTERVAL_MAX_NS)
+
+
+cdef inline void leave_wrong_core(Awaited *awaited) noexcept nogil:
+    """Move to a better core after some calls in a row.
+
+    The system does not: a thread that yields its core looks busy to it, and it knows neither how long calls run nor what they copy.
     """
     cdef uint32_t core = pmp_current_core()
-    cdef uint32_t other = pmp_doorbell_core(awaited.master_bell)
-    if pmp_ranks_have_ended(awaited.ranks):
-        return  # this rank was the last one: it cannot tell who shares its core
-    if awaited.was_large or (awaited.run_ns < SHORT_RUN_NS and not pmp_ring_has_record(&awaited.calls.consumer)) or (
-            not pmp_ranks_need_core(awaited.ranks, awaited.rank_bells, core)):
-        awaited.shared_calls = 0
+    cdef bint was_copying = is_copying(awaited)
+    cdef uint32_t right
+    cdef int64_t now_ns
+    if was_copying != awaited.was_copying:
+        awaited.was_copying = was_copying
+        awaited.wrong_calls = 0
+    right = right_core(awaited, core)
+    if right == 0:
         return
-    awaited.shared_calls += 1
-    if (awaited.shared_calls < SHARED_CALLS or pmp_now_ns() < awaited.next_move_ns
-            or pmp_ranks_use_core(awaited.ranks, awaited.rank_bells, other)):
+    if right == core:
+        awaited.wrong_calls = 0
         return
-    awaited.shared_calls = 0
-    awaited.next_move_ns = pmp_now_ns() + MOVE_INTERVAL_NS
-    pmp_move_to_core(other)
+    awaited.wrong_calls += 1
+    if awaited.wrong_calls < WRONG_CALLS:
+        return
+    now_ns = pmp_now_ns()
+    if now_ns < awaited.next_move_ns:
+        return
+    awaited.move_interval_ns = next_interval_ns(awaited, now_ns)
+    awaited.next_move_ns = now_ns + awaited.move_interval_ns
+    awaited.moved_to_copy = was_copying
+    awaited.wrong_calls = 0
+    pmp_move_to_core(right)
     pmp_doorbell_tell_core(&awaited.rank_bells[awaited.ranks.rank])
+
+
+cdef inline void lend_core_to_master(Awaited *awaited) noexcept nogil:
+    """Leave the core of the master, which receives the results of all ranks, to send the rest of a large one."""
+    cdef uint32_t core = pmp_current_core()
+    if not (awaited.has_core and awaited.is_crowded) or core != pmp_doorbell_core(awaited.master_bell):
+        return
+    if pmp_move_to_core(pmp_ranks_other_core(awaited.ranks, awaited.rank_bells, core)) and awaited.left_core == 0:
+        awaited.left_core = core
+
+
+cdef inline void return_to_core(Awaited *awaited) noexcept nogil:
+    """Return to the core that was left, so that each rank has one for the next call, if that may run long."""
+    if awaited.left_core != 0 and not is_copying(awaited):
+        pmp_move_to_core(awaited.left_core)
+    awaited.left_core = 0

@@ -9,6 +9,7 @@ cdef extern from "<stdbool.h>" nogil:
 cdef extern from "platform.h" nogil:
     uint32_t pmp_current_core()
     c_bool pmp_move_to_core(uint32_t core)
+    uint32_t pmp_next_core(uint32_t core)
     int64_t pmp_now_ns()
     void pmp_pause_us(uint32_t pause_us)
     int64_t pmp_process_id()
@@ -111,6 +112,7 @@ cdef extern from "ranks.h" nogil:
     c_bool pmp_ranks_have_ended(const pmp_ranks *ranks)
     c_bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
     c_bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
+    uint32_t pmp_ranks_other_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
     c_bool pmp_ranks_agree(const pmp_ranks *ranks)
 
 cdef extern from "message.h" nogil:

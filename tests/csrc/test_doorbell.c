@@ -187,6 +187,18 @@ static void thread_moves_and_stays_free(void)
     }
 }
 
+static void thread_finds_each_core_that_it_may_use(void)
+{
+    cpu_set_t usable, found;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof usable, &usable), 0);
+    CPU_ZERO(&found);
+    for (uint32_t core = pmp_next_core(0); core != 0; core = pmp_next_core(core)) {
+        CPU_SET(core - 1, &found);
+    }
+    CHECK(CPU_EQUAL(&found, &usable));
+    CHECK_EQUAL(pmp_next_core(CPU_SETSIZE), 0);
+}
+
 #endif
 
 static void poll_ends_when_ready_or_after_count(void)
@@ -639,6 +651,7 @@ int main(int argument_count, char **arguments)
     run("no budget means no spinning", 60, no_budget_means_no_spinning);
 #ifdef PMP_LINUX
     run("a thread moves to a core and stays free", 60, thread_moves_and_stays_free);
+    run("a thread finds each core that it may use", 60, thread_finds_each_core_that_it_may_use);
 #endif
     use_core(0);
     run("a wait tells its core", 60, wait_tells_core);

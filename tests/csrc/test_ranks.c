@@ -96,10 +96,28 @@ static void rank_that_is_behind_needs_its_core(void)
     CHECK(!pmp_ranks_need_core(&ranks[0], bells, 3));
     CHECK(pmp_ranks_use_core(&ranks[0], bells, 1));
     CHECK(!pmp_ranks_use_core(&ranks[0], bells, 3));
+    CHECK(!pmp_ranks_use_core(&ranks[1], bells, 2));  /* it does so itself */
     CHECK(!pmp_ranks_need_core(&ranks[1], bells, 1)); /* it has not ended the call itself */
     CHECK(!pmp_ranks_end(&ranks[2], 0));
     CHECK(!pmp_ranks_need_core(&ranks[0], bells, 1));
     CHECK(pmp_ranks_need_core(&ranks[0], bells, 2));
+}
+
+static void rank_knows_where_the_others_are(void)
+{
+    pmp_doorbell bells[RANKS];
+    memset(bells, 0, sizeof bells);
+    new_ranks();
+    CHECK_EQUAL(pmp_ranks_other_core(&ranks[0], bells, 1), 0);
+    bells[0].core = 1;
+    bells[1].core = 2;
+    bells[2].core = 3;
+    CHECK_EQUAL(pmp_ranks_other_core(&ranks[0], bells, 1), 2);
+    CHECK_EQUAL(pmp_ranks_other_core(&ranks[1], bells, 2), 3);
+    CHECK_EQUAL(pmp_ranks_other_core(&ranks[2], bells, 1), 2);
+    bells[1].core = 1;
+    bells[2].core = 1;
+    CHECK_EQUAL(pmp_ranks_other_core(&ranks[0], bells, 1), 0);
 }
 
 static void outcome_has_48_bits(void)
@@ -121,6 +139,7 @@ int main(void)
     run("different outcomes are seen by all", 60, different_outcomes_are_seen_by_all);
     run("a rank that is ahead agrees", 60, rank_that_is_ahead_agrees);
     run("a rank that is behind needs its core", 60, rank_that_is_behind_needs_its_core);
+    run("a rank knows where the others are", 60, rank_knows_where_the_others_are);
     run("an outcome has 48 bits", 60, outcome_has_48_bits);
     return 0;
 }
