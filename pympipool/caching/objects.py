@@ -12,6 +12,8 @@ from pympipool._util.reprs import error_message, type_name
 from pympipool.caching.functions import add_class, add_special
 from pympipool.caching.modules import add_module_named, sees_memory
 from pympipool.caching.values import Hasher, KeylessFutureError, UnhashableError
+from pympipool.serialization.analysis import resolve_qualname
+from pympipool.serialization.reducers import reducer_of_library
 
 __all__ = ["add_object", "add_reduced"]
 
@@ -57,7 +59,7 @@ def add_reduced(hasher: Hasher, value: Any) -> None:
     """Add what pickle would store of an object."""
     kind = type(value)
     try:
-        reduce = copyreg.dispatch_table.get(kind)
+        reduce = reducer_of_library(kind) or copyreg.dispatch_table.get(kind)
         reduced = reduce(value) if reduce is not None else value.__reduce_ex__(5)
     except Exception as error:  # any class may raise anything
         raise UnhashableError(
@@ -84,6 +86,9 @@ def add_reduced(hasher: Hasher, value: Any) -> None:
 def _add_global(hasher: Hasher, value: Any, name: str) -> None:
     """Add an object that pickle stores as its name in a module, such as a compiled function, and the module."""
     module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    path = resolve_qualname(module, name)
+    if type(value).__module__ != "typing" and (not path or path[-1][2] is not value):
+        raise UnhashableError(f"{name!r} of type {type_name(type(value))}, which its module does not have")
     hasher.text(b"global", name)
     if module != "__main__":
         add_module_named(hasher, module)

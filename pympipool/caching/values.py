@@ -48,6 +48,13 @@ DIGEST_BYTES = 20
 """Size of digests and keys: two different calls have the same one with a probability of 1e-24 among a trillion calls."""
 
 
+DEPTH_OF_SETS = 2
+
+IN_SETS_MAX = 10_000
+"""Number of objects that are digested in sets in sets, more than `DEPTH_OF_SETS` deep. Each item of a set is digested by itself: so
+the nodes of a graph that have sets of their neighbors would take a time that grows exponentially."""
+
+
 class UnhashableError(Exception):
     """A value has no digest that is the same in all sessions. The message says what it is."""
 
@@ -66,6 +73,7 @@ class Scope:
         runs_here: The call runs in this process, with the modules that this has imported, whatever their files have become.
         saw_memory: These modules, as they are now, are part of the digest.
         inputs: The entries of the calls of futures.
+        in_sets: How many objects were met so deep in sets in sets that their number is limited (`IN_SETS_MAX`).
     """
 
     takes_futures: bool = True
@@ -73,6 +81,7 @@ class Scope:
     runs_here: bool = False
     saw_memory: bool = False
     inputs: list[Entry] = field(default_factory=list)
+    in_sets: int = 0
 
 
 class Hasher:
@@ -88,6 +97,7 @@ class Hasher:
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._numbers: dict[int, int] = {} if parent is None else dict(parent._numbers)
         self._kept: list[Any] = []
+        self._depth = 0  # of sets
 
     def digest(self) -> bytes:
         """Return the digest of all that was added."""
@@ -160,6 +170,7 @@ class Hasher:
         digested = []
         for value in values:
             hasher = Hasher(self.scope, self)
+            hasher._depth = self._depth + 1
             hasher.add(value)
             digested.append((hasher.digest(), hasher))
         digested.sort(key=itemgetter(0))
@@ -178,6 +189,10 @@ class Hasher:
         if number is not None:
             self.feed(b"again", b"%d" % number)
             return False
+        if self._depth > DEPTH_OF_SETS:
+            self.scope.in_sets += 1
+            if self.scope.in_sets > IN_SETS_MAX:
+                raise UnhashableError("sets of objects that have sets of each other")
         self._numbers[id(value)] = len(self._numbers)
         self.keep(value)
         return True

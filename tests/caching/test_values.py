@@ -10,6 +10,7 @@ import fractions
 import functools
 import importlib
 import logging
+import multiprocessing
 import operator
 import os
 import pathlib
@@ -47,6 +48,11 @@ class Slotted:
 
     def __init__(self, a):
         self.a = a
+
+
+class Nowhere:
+    def __reduce__(self):
+        return "NOWHERE"
 
 
 class Stack(list):
@@ -273,6 +279,8 @@ DIFFERENT = [
         pickle.PickleBuffer(bytearray(b"a")),
         renamed("a"),
         renamed("b"),
+        np.frompyfunc(lambda x: x, 1, 1),
+        np.frompyfunc(lambda x: x + 1, 1, 1),
         abstract_and_other(),
         registered(),
     ],
@@ -314,7 +322,19 @@ WITHOUT_DIGEST = {
     "a thread": threading.current_thread,
     "a view of an array that calls may write": lambda: shared_array(10)[3:],
     "a module that no worker can import": lambda: type(os)("nowhere"),
+    "memory of multiprocessing": lambda: multiprocessing.RawArray("d", 2),
+    "an object that is not where its name tells": Nowhere,
+    "a graph of sets": lambda: graph(14),
 }
+
+
+def graph(size):
+    """Return a node of a graph in which each node has a set of all others: there are as many ways through it as permutations."""
+    nodes = [Slotted(None) for _ in range(size)]
+    for node in nodes:
+        node.a = set(nodes) - {node}
+    return nodes[0]
+
 
 LOCK = threading.Lock()
 exec("def function_with_lock(x):\n    return LOCK, x\n")  # by value: the module does not have it under its name
