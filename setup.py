@@ -35,7 +35,11 @@ WARNINGS = ["-Wall", "-Wextra"]
 # Warnings about code that Cython generates cannot be mended here.
 GENERATED_CODE = ["-Wno-unused-function"]
 # shm_open is in librt before glibc 2.34. In later versions librt is empty.
-LINK_FLAGS = ["-lws2_32", "-lbcrypt"] if IS_WINDOWS else ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
+LINK_FLAGS = (
+    ["-lws2_32", "-lbcrypt", "-ladvapi32"]
+    if IS_WINDOWS
+    else ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
+)
 
 C_SOURCES = sorted(
     str(path) for path in Path("csrc").glob("**/*.c") if IS_WINDOWS or not path.name.startswith("windows")

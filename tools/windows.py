@@ -35,7 +35,7 @@ PACKAGES = ["cloudpickle", "numpy==2.1.3", "psutil", "pytest", "pytest-timeout",
 TARGET = "x86_64-windows-gnu"
 ZIG = [sys.executable, "-m", "ziglang"]
 COMPILE = [*ZIG, "cc", "-target", TARGET, "-std=gnu11", "-O2"]
-LIBRARIES = ["-lws2_32", "-lbcrypt"]
+LIBRARIES = ["-lws2_32", "-lbcrypt", "-ladvapi32"]
 DIRECTIVES = ["language_level=3", "binding=True", "freethreading_compatible=True"]
 
 PROGRAM = """

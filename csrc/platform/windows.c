@@ -108,21 +108,58 @@ void pmp_wakeup_close(int descriptor)
     closesocket((SOCKET)descriptor);
 }
 
-/* ---- doorbells: events, by random names ----
+/* ---- doorbells: events with names ----
  *
- * The name lies in the doorbell, so that only processes that share its memory know it. The event exists while a thread sleeps.
+ * Each sleep has an event of its own. Its random name lies in the doorbell, so that only processes that share its memory know it. Others
+ * can list names, but only of events that exist, and these admit no other user.
  *
- *     sleeper: it has a name; create the event; fence; asleep == 1? wait
- *     ringer:  asleep = 0; fence; it has a name? open the event; there is one? set it
+ *     sleeper: create an event; its name into the doorbell; fence; asleep == 1? wait
+ *     ringer:  asleep = 0; fence; read the name; is there such an event? set it
  *
- * Of the two, one comes first at the name and at the event: either the ringer finds the event, or the sleeper does not wait. */
+ * One of the two comes first at the name: either the ringer reads that of this sleep, or the sleeper does not wait. A sleeper checks
+ * `asleep` every CHECK_NS: if somebody else has taken the wake-up after all, that costs a delay. */
 
 #define NAME_PREFIX L"Local\\pympipool-"
 #define NAME_DIGITS 16
 #define NAME_LENGTH (sizeof NAME_PREFIX / sizeof(wchar_t) + NAME_DIGITS)
 
+#define CHECK_NS NS_PER_S
+
 /* Shorter sleeps need a timer: those of other functions last up to 16 ms longer. */
 #define TIMER_BELOW_NS INT64_C(50000000)
+
+static struct {
+    SECURITY_ATTRIBUTES attributes;
+    SECURITY_DESCRIPTOR descriptor;
+    _Alignas(ACL) char list[sizeof(ACL) + sizeof(ACCESS_ALLOWED_ACE) + SECURITY_MAX_SID_SIZE];
+} own_user;
+
+static BOOL CALLBACK admit_own_user(INIT_ONCE *once, void *parameter, void **context)
+{
+    union {
+        TOKEN_USER user;
+        char bytes[sizeof(TOKEN_USER) + SECURITY_MAX_SID_SIZE];
+    } owner;
+    ACL *const list = (ACL *)(void *)own_user.list;
+    HANDLE token;
+    DWORD size_bytes;
+
+    (void)once;
+    (void)parameter;
+    (void)context;
+    if (!OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &token)) {
+        return FALSE;
+    }
+    const bool is_known =
+        GetTokenInformation(token, TokenUser, &owner, sizeof owner, &size_bytes) != 0;
+    CloseHandle(token);
+    own_user.attributes = (SECURITY_ATTRIBUTES){.nLength = sizeof own_user.attributes,
+                                                .lpSecurityDescriptor = &own_user.descriptor};
+    return is_known && InitializeAcl(list, sizeof own_user.list, ACL_REVISION) &&
+           AddAccessAllowedAce(list, ACL_REVISION, EVENT_ALL_ACCESS, owner.user.User.Sid) &&
+           InitializeSecurityDescriptor(&own_user.descriptor, SECURITY_DESCRIPTOR_REVISION) &&
+           SetSecurityDescriptorDacl(&own_user.descriptor, TRUE, list, FALSE);
+}
 
 static void write_name(wchar_t *name, uint64_t number)
 {
@@ -134,25 +171,32 @@ static void write_name(wchar_t *name, uint64_t number)
     name[NAME_LENGTH - 1] = 0;
 }
 
+/* Returns NULL if there is no memory, or if there is an event of this name: it is that of somebody else. */
 static HANDLE create_event(pmp_doorbell *bell)
 {
+    static INIT_ONCE once = INIT_ONCE_STATIC_INIT;
     wchar_t name[NAME_LENGTH];
-    uint64_t number = atomic_load(&bell->event), random;
+    uint64_t number;
 
-    if (number == 0) {
-        if (pmp_random(&random, sizeof random) != 0) {
-            return NULL;
-        }
-        random |= 1; /* 0 stands for none */
-        number = atomic_compare_exchange_strong(&bell->event, &number, random) ? random : number;
+    if (pmp_random(&number, sizeof number) != 0 ||
+        !InitOnceExecuteOnce(&once, admit_own_user, NULL, NULL)) {
+        return NULL;
     }
+    number |= 1; /* 0 stands for none */
     write_name(name, number);
-    return CreateEventW(NULL, FALSE, FALSE, name);
+    SetLastError(ERROR_SUCCESS);
+    const HANDLE event = CreateEventW(&own_user.attributes, FALSE, FALSE, name);
+    if (event != NULL && GetLastError() == ERROR_ALREADY_EXISTS) {
+        CloseHandle(event);
+        return NULL;
+    }
+    atomic_store(&bell->event, number);
+    return event;
 }
 
 static DWORD milliseconds(int64_t ns)
 {
-    return ns < 0 || ns / 1000000 >= INFINITE ? INFINITE : (DWORD)((ns + 999999) / 1000000);
+    return (DWORD)((ns + 999999) / 1000000);
 }
 
 static DWORD wait_with_timer(HANDLE event, HANDLE timer, int64_t ns)
@@ -170,7 +214,7 @@ static DWORD wait_with_timer(HANDLE event, HANDLE timer, int64_t ns)
 static DWORD wait_for(HANDLE event, int64_t ns)
 {
     const HANDLE timer =
-        ns >= 0 && ns < TIMER_BELOW_NS
+        ns < TIMER_BELOW_NS
             ? CreateWaitableTimerExW(NULL, NULL, CREATE_WAITABLE_TIMER_HIGH_RESOLUTION,
                                      TIMER_MODIFY_STATE | SYNCHRONIZE)
             : NULL;
@@ -182,21 +226,33 @@ static DWORD wait_for(HANDLE event, int64_t ns)
     return result;
 }
 
+static int sleep_until_rung(pmp_doorbell *bell, HANDLE event, int64_t left_ns)
+{
+    while (atomic_load(&bell->asleep) == 1) {
+        const int64_t next_ns = left_ns < CHECK_NS ? left_ns : CHECK_NS;
+        if (wait_for(event, next_ns) == WAIT_OBJECT_0) {
+            return 0;
+        }
+        left_ns -= next_ns;
+        if (left_ns == 0) {
+            return -ETIMEDOUT;
+        }
+    }
+    return 0;
+}
+
 int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
 {
     const HANDLE event = create_event(bell);
-    DWORD result = WAIT_OBJECT_0;
 
-    if (event == NULL) { /* there is no memory: the caller looks again */
+    if (event == NULL) { /* the caller looks again */
         Sleep(1);
         return -EINTR;
     }
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load(&bell->asleep) == 1) {
-        result = wait_for(event, timeout_ns);
-    }
+    const int code = sleep_until_rung(bell, event, timeout_ns < 0 ? INT64_MAX : timeout_ns);
     CloseHandle(event);
-    return result == WAIT_OBJECT_0 ? 0 : -ETIMEDOUT;
+    return code;
 }
 
 void pmp_doorbell_wake(pmp_doorbell *bell)

@@ -1,4 +1,5 @@
-/* Shared memory and the watchdog on Windows: handles of sections in place of descriptors, a process in place of a connection. */
+/* Shared memory, doorbells and the watchdog on Windows: handles of sections in place of descriptors, events in place of futexes, a process
+ * in place of a connection. */
 #include "support.h"
 
 #include "../../csrc/doorbell.h"
@@ -147,6 +148,97 @@ static void handle_is_given_to_another_process(void)
     pmp_shm_close(&segment);
 }
 
+/* ---- doorbells ---- */
+
+static DWORD WINAPI sleep_once(void *argument)
+{
+    pmp_doorbell *const bell = argument;
+    pmp_doorbell_arm(bell);
+    return (DWORD)pmp_doorbell_sleep(bell, -1);
+}
+
+/* Starts a thread that sleeps; returns when its event is there. */
+static HANDLE start_sleeper(pmp_doorbell *bell, HANDLE *event, DWORD access)
+{
+    const uint64_t before = atomic_load(&bell->event);
+    const HANDLE thread = CreateThread(NULL, 0, sleep_once, bell, 0, NULL);
+    char name[64];
+
+    CHECK(thread != NULL);
+    while (atomic_load(&bell->event) == before) {
+        Sleep(1);
+    }
+    snprintf(name, sizeof name, "Local\\pympipool-%016llx",
+             (unsigned long long)atomic_load(&bell->event));
+    *event = OpenEventA(access, FALSE, name);
+    CHECK(*event != NULL);
+    return thread;
+}
+
+static void await_sleeper(HANDLE thread)
+{
+    DWORD code;
+    CHECK_EQUAL(WaitForSingleObject(thread, INFINITE), WAIT_OBJECT_0);
+    CHECK(GetExitCodeThread(thread, &code));
+    CHECK_EQUAL((int)code, 0);
+    CloseHandle(thread);
+}
+
+static void each_sleep_has_an_event_of_its_own(void)
+{
+    pmp_doorbell *const bell = shared_memory(sizeof *bell);
+    HANDLE first, second;
+    HANDLE thread = start_sleeper(bell, &first, SYNCHRONIZE);
+    const uint64_t name = atomic_load(&bell->event);
+    pmp_doorbell_ring(bell);
+    await_sleeper(thread);
+    thread = start_sleeper(bell, &second, SYNCHRONIZE); /* the first event is still there */
+    CHECK(atomic_load(&bell->event) != name);
+    pmp_doorbell_ring(bell);
+    await_sleeper(thread);
+    CloseHandle(first);
+    CloseHandle(second);
+}
+
+static void events_admit_this_user_alone(void)
+{
+    pmp_doorbell *const bell = shared_memory(sizeof *bell);
+    _Alignas(max_align_t) char security[1024], owner[1024];
+    BOOL is_present, is_default;
+    HANDLE event, token;
+    ACCESS_ALLOWED_ACE *entry;
+    DWORD size_bytes;
+    ACL *list;
+    const HANDLE thread = start_sleeper(bell, &event, READ_CONTROL);
+    CHECK(GetKernelObjectSecurity(event, DACL_SECURITY_INFORMATION, security, sizeof security,
+                                  &size_bytes));
+    CHECK(GetSecurityDescriptorDacl(security, &is_present, &list, &is_default));
+    CHECK(is_present);
+    CHECK(list != NULL);
+    CHECK_EQUAL(list->AceCount, 1);
+    CHECK(GetAce(list, 0, (void **)&entry));
+    CHECK(OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &token));
+    CHECK(GetTokenInformation(token, TokenUser, owner, sizeof owner, &size_bytes));
+    CHECK_EQUAL(entry->Header.AceType, ACCESS_ALLOWED_ACE_TYPE);
+    CHECK(EqualSid(&entry->SidStart, ((TOKEN_USER *)(void *)owner)->User.Sid));
+    pmp_doorbell_ring(bell);
+    await_sleeper(thread);
+    CloseHandle(token);
+    CloseHandle(event);
+}
+
+static void taken_wake_up_is_noticed_later(void)
+{
+    pmp_doorbell *const bell = shared_memory(sizeof *bell);
+    HANDLE event;
+    const HANDLE thread = start_sleeper(bell, &event, SYNCHRONIZE);
+    pmp_doorbell_disarm(bell); /* as a ringer does whose wake-up somebody else gets */
+    await_sleeper(thread);
+    CloseHandle(event);
+}
+
+/* ---- the watchdog ---- */
+
 static int spin_forever(void *argument)
 {
     table *const shared = argument;
@@ -188,6 +280,9 @@ int main(void)
     run("contents are stored and overwritten", 60, contents_are_stored_and_overwritten);
     run("private copies are private", 60, private_copies_are_private);
     run("a handle is given to another process", 60, handle_is_given_to_another_process);
+    run("each sleep has an event of its own", 60, each_sleep_has_an_event_of_its_own);
+    run("events admit this user alone", 60, events_admit_this_user_alone);
+    run("a wake-up that somebody else takes is noticed later", 60, taken_wake_up_is_noticed_later);
     run("a process ends with its master", 60, process_ends_with_its_master);
     return 0;
 }
