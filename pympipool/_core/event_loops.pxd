@@ -7,7 +7,7 @@ from pympipool._core.mailbox cimport EntryQueue
 cdef class LoopQueue(EntryQueue):
     cdef object loop
     cdef CompletionSource source
-    cdef int descriptor       # the loop waits until it is readable
+    cdef int descriptor       # the loop waits until it is readable; -1: it watches none
     cdef int other_end        # of a pipe; -1: the descriptor is an eventfd
     cdef bint is_written
     cdef bint is_scheduled    # the loop will call `poll`

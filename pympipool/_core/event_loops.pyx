@@ -4,12 +4,16 @@
     asyncio.wrap_future(future) ─► add_done_callback ─► schedule ─► poll: progress for microseconds ─┐
     a call that takes longer: another thread sets its result ─► put ─► descriptor ─► on_readable ────┴─► callbacks
 
+A loop that cannot watch descriptors, as asyncio's default loop on Windows, is told by its `call_soon_threadsafe` instead.
+
 Without this, a result would be received by the progress thread, set by the completion thread, handed to the thread for
 callbacks, and by that to the loop: each of them has to be woken, and three of them need the GIL that the loop holds.
 
 Only callbacks of asyncio run in the loop's thread. They do no more than schedule a function of the loop. Those of users may
 take long, and would block the loop.
 """
+
+from cpython.exc cimport PyErr_SetInterrupt
 
 from pympipool._core.future_core cimport CompletionSource, FutureCore
 from pympipool._core.mailbox cimport Entry, EntryQueue, lock_state, unlock_state
@@ -22,6 +26,8 @@ from types import FunctionType
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("concurrent.futures")
+
+cdef int ATTEMPTS_MAX = 100  # to have a loop call a function, if that raises
 
 
 cdef object running_loop():
@@ -36,7 +42,7 @@ cdef bint is_of_asyncio(object callback):
 
 
 cdef LoopQueue new_loop_queue(object loop, CompletionSource source):
-    """Return the queue of an event loop, which runs in the calling thread; None if it cannot watch a descriptor."""
+    """Return the queue of an event loop, which runs in the calling thread; None if there is no descriptor for it."""
     cdef LoopQueue queue = LoopQueue.__new__(LoopQueue)
     queue.loop = loop
     queue.source = source
@@ -50,7 +56,9 @@ cdef LoopQueue new_loop_queue(object loop, CompletionSource source):
             writer.setblocking(False)
             queue.descriptor, queue.other_end = reader.detach(), writer.detach()
         loop.add_reader(queue.descriptor, queue.on_readable)
-    except (OSError, NotImplementedError):  # no descriptor is left, or the loop has no such function
+    except NotImplementedError:  # the loop watches no descriptors
+        queue.close_descriptors()
+    except OSError:  # no descriptor is left
         return None
     return queue
 
@@ -85,11 +93,11 @@ cdef class LoopQueue(EntryQueue):
         """Have the loop run the callbacks of futures that have ended."""
         lock_state()
         self.is_written = True
-        has_ended = self.has_ended
-        if not has_ended:  # otherwise the loop does not watch the descriptor any more, and may have closed it
+        is_watched = self.descriptor >= 0 and not self.has_ended
+        if is_watched:  # otherwise there is none, or the loop does not watch it any more, and may have closed it
             pmp_wakeup_write(self.descriptor if self.other_end < 0 else self.other_end)
         unlock_state()
-        if has_ended:
+        if not is_watched:
             self.call_in_loop(self.on_readable)
 
     cdef void end(self) noexcept:
@@ -100,12 +108,20 @@ cdef class LoopQueue(EntryQueue):
         self.call_in_loop(self.forget)
 
     cdef void call_in_loop(self, function) noexcept:
-        try:
-            self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed, and no coroutine waits there any more
-            pass
-        except BaseException:
-            LOGGER.exception("an event loop was not told that calls have ended")
+        """Have the loop call a function, once or twice, whatever signal handlers raise meanwhile."""
+        cdef bint was_interrupted = False
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                self.loop.call_soon_threadsafe(function)
+                break
+            except RuntimeError:  # the loop is closed, and no coroutine waits there any more
+                break
+            except KeyboardInterrupt:
+                was_interrupted = True
+            except BaseException:
+                LOGGER.exception("an event loop was not told at once that calls have ended")
+        if was_interrupted:
+            PyErr_SetInterrupt()  # Ctrl-C is raised again when the loop has been told
 
     # ---- for the loop's thread ----
 
