@@ -90,6 +90,7 @@ class WindowsProcess(WorkerProcess):
         self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None
     ) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] | None = None
+        command, environment = _without_launcher(command, environment)
         try:
             process = subprocess.Popen(
                 command,
@@ -154,6 +155,23 @@ class WindowsProcess(WorkerProcess):
     def _note_end(self, code: int) -> None:
         self._exit_code = code
         self._ended.end()
+
+
+def _without_launcher(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return a command and its environment for the interpreter itself, in place of the program that starts it.
+
+    In a virtual environment python.exe is such a program: it starts that of the installation, and stays. The variable tells that
+    one which environment it belongs to, as for the processes of multiprocessing (https://github.com/python/cpython/issues/79978).
+    """
+    python, installed = sys.executable, getattr(sys, "_base_executable", "")
+    is_launcher = sys.prefix != sys.base_prefix and os.path.normcase(python).startswith(
+        os.path.join(os.path.normcase(sys.prefix), "")
+    )
+    if not is_launcher or not installed or command[0] != python:
+        return command, environment
+    return [installed, *command[1:]], {**environment, "__PYVENV_LAUNCHER__": python}
 
 
 class _Pipe:
