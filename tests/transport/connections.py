@@ -13,7 +13,13 @@ import threading
 import pytest
 
 from pympipool.transport.control_server import Connection, Listener
-from pympipool.transport.tcp.handshake import client_context, client_handshake, server_context, server_handshake
+from pympipool.transport.tcp.handshake import (
+    client_context,
+    client_handshake,
+    server_context,
+    server_handshake,
+    server_socket,
+)
 from pympipool.transport.tcp.stream import Stream
 
 LIMIT_S = 30.0
@@ -97,7 +103,7 @@ def connected_streams(ends: tuple[socket.socket, socket.socket] | None = None) -
     streams: list[Stream] = []
 
     def serve() -> None:
-        streams.append(server_handshake(ends[0], server_context(), STREAM_KEY, bytes(16)))
+        streams.append(server_handshake(server_socket(ends[0], server_context()), STREAM_KEY, bytes(16)))
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -107,7 +107,7 @@ def test_relay_drops_rank_that_ends_before_settings(relay, listener):
 
 def test_ranks_that_come_all_at_once_connect(listener, monkeypatch):
     """More than may be in the handshake at a time, beside strangers that only wait."""
-    run_before_relay("from pympipool.transport.tcp import relay; relay.HANDSHAKES_MAX = 3", monkeypatch)
+    run_before_relay("from pympipool.transport.tcp import unproved; unproved.UNPROVED_MAX = 3", monkeypatch)
     with contextlib.closing(Relay(local_only=True)) as relay, ThreadPoolExecutor(12) as threads:
         environment = listener.environment(1, 1)
         request = LaunchRequest(1, environment=environment)
@@ -273,6 +273,24 @@ def test_unauthenticated_connections_do_not_disturb_calls(make_tcp_executor):
     assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
     for peer in connections:
         peer.close()
+
+
+def test_silent_strangers_keep_no_worker_out(make_tcp_executor, monkeypatch):
+    """They take all places again and again, and are not dropped for their silence while this test runs."""
+    run_before_relay(
+        "from pympipool.transport.tcp import handshake, unproved\n"
+        f"handshake.HANDSHAKE_TIMEOUT_S = {10 * LIMIT_S}; unproved.UNPROVED_MAX = 4; unproved.KEEPS_PLACE_S = 0.05",
+        monkeypatch,
+    )
+    exe = make_tcp_executor()
+    worker = psutil.Process(exe.submit(pid).result())
+    address = worker.net_connections("tcp")[0].raddr
+    strangers = [connect(address) for _ in range(20)]
+    with pytest.raises(WorkerDied):
+        exe.submit(os._exit, 1).result(LIMIT_S)
+    assert exe.submit(square, 3).result(LIMIT_S) == 9
+    for stranger in strangers:
+        stranger.close()
 
 
 def test_command_lines_contain_no_key(make_tcp_executor):

@@ -14,7 +14,7 @@ from pympipool.backends.agent.launcher import agent_command
 from pympipool.backends.program import worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.tcp.handshake import receive_token, server_context, server_handshake
+from pympipool.transport.tcp.handshake import receive_token, server_context, server_handshake, server_socket
 from pympipool.transport.tcp.stream import AGENT
 from pympipool.worker import agent
 from transport.connections import LIMIT_S, reset
@@ -42,7 +42,7 @@ class TinyRelay:
 
     def accept(self, *, answers=True):
         """Wait until an agent has connected; return what is added to `agents`."""
-        stream = server_handshake(self._listener.accept()[0], server_context(), KEY, bytes(16))
+        stream = server_handshake(server_socket(self._listener.accept()[0], server_context()), KEY, bytes(16))
         keepalive = self._listener.accept()[0]
         receive_token(keepalive)
         kind, _, _, (self.report, name) = stream.receive()

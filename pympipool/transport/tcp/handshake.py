@@ -129,22 +129,23 @@ def client_handshake(connection: socket.socket, context: ssl.SSLContext, key: by
     return Stream(tls), answer[_PROOF_BYTES:]
 
 
-def server_handshake(connection: socket.socket, context: ssl.SSLContext, key: bytes, token: bytes) -> Stream:
-    """Perform the master's side of the handshake.
+def server_socket(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Return the master's TLS socket, in place of that of a connection. Nothing has been exchanged yet."""
+    return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+
+def server_handshake(tls: ssl.SSLSocket, key: bytes, token: bytes) -> Stream:
+    """Perform the master's side of the handshake. If it fails, the caller closes the socket.
 
     Raises:
         AuthenticationError: The peer does not know the key.
         OSError: The peer is gone, speaks another protocol, or the time is over.
     """
-    tls = context.wrap_socket(connection, server_side=True)
-    try:
-        binding = _binding(tls)
-        if not hmac.compare_digest(_receive_exactly(tls, _PROOF_BYTES), _proof(key, _WORKER, binding)):
-            raise AuthenticationError("the peer does not know the key of this executor")
-        tls.sendall(_proof(key, _MASTER, binding) + token)
-    except BaseException:
-        tls.close()
-        raise
+    tls.do_handshake()
+    binding = _binding(tls)
+    if not hmac.compare_digest(_receive_exactly(tls, _PROOF_BYTES), _proof(key, _WORKER, binding)):
+        raise AuthenticationError("the peer does not know the key of this executor")
+    tls.sendall(_proof(key, _MASTER, binding) + token)
     return Stream(tls)
 
 

@@ -26,7 +26,6 @@ import hmac
 import secrets
 import select
 import socket
-import ssl
 import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
@@ -50,6 +49,7 @@ from pympipool.transport.tcp.remote_rank import RemoteRank
 from pympipool.transport.tcp.shared_source import SharedSource
 from pympipool.transport.tcp.sockets import State, enable_keepalive, set_nodelay, state_of
 from pympipool.transport.tcp.stream import AGENT
+from pympipool.transport.tcp.unproved import UnprovedConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,15 +58,13 @@ if TYPE_CHECKING:
     from pympipool.transport.tcp.agent_rank import AgentRank
     from pympipool.transport.tcp.relayed_rank import RelayedRank
     from pympipool.transport.tcp.stream import Message, Stream
+    from pympipool.transport.tcp.unproved import Unproved
 
 FINAL_MESSAGES_TIMEOUT_S = 2.0
 """Seconds within which something must arrive of the last messages of a rank after its process has ended."""
 
-HANDSHAKES_MAX = 256
-"""Most connections that may be in the handshake at the same time. Further ones wait in the queue of the listener."""
-
 ACCEPT_RETRY_DELAY_S = 0.05
-"""Pause after a failed accept, for example when there is no free descriptor, and while too many are in the handshake."""
+"""Pause when no connection can be accepted, for example because there is no free descriptor."""
 
 PING = b"?"
 """Sent by the master on the relay's socket."""
@@ -98,7 +96,7 @@ class Relay:
         self._master = master
         self._context = server_context()
         self._listener = listener
-        self._handshakes = threading.Semaphore(HANDSHAKES_MAX)
+        self._unproved = UnprovedConnections()
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
         self._ranks: dict[bytes, RelayedRank] = {}  # by token
         self._agents: dict[bytes, AgentLink] = {}  # by name
@@ -135,50 +133,52 @@ class Relay:
     # ---- accepting ----
 
     def _accept(self) -> None:
-        if not self._handshakes.acquire(timeout=ACCEPT_RETRY_DELAY_S):
-            return
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # the peer has gone again, or there is no descriptor left
-            self._handshakes.release()
+        if not self._unproved.make_room():
             sleep(ACCEPT_RETRY_DELAY_S)
             return
         try:
-            threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+            unproved = self._unproved.add(self._listener.accept()[0])
+        except OSError:  # the peer has gone again, or there is no descriptor left
+            sleep(ACCEPT_RETRY_DELAY_S)
+            return
+        try:
+            threading.Thread(target=self._receive, args=(unproved,), daemon=True).start()
         except RuntimeError:  # the system has no more threads
-            connection.close()
-            self._handshakes.release()
+            self._unproved.remove(unproved)
+            unproved.socket.close()
 
-    def _receive(self, connection: socket.socket) -> None:
+    def _receive(self, unproved: Unproved) -> None:
         """Serve one connection; the main function of a thread.
 
         The thread of a keepalive connection ends soon, the others end with the rank.
         """
-        serve: Callable[[], None] | None = None
-        with contextlib.ExitStack() as handshake:
-            handshake.callback(self._handshakes.release)
-            try:
-                connection.settimeout(HANDSHAKE_TIMEOUT_S)
-                serve = self._admit(connection, handshake.close)
-            except (OSError, EOFError, ssl.SSLError):
-                connection.close()
+        try:
+            unproved.socket.settimeout(HANDSHAKE_TIMEOUT_S)
+            serve = self._admit(unproved)
+        except BaseException as error:
+            self._unproved.remove(unproved)  # before another connection can get its descriptor
+            unproved.socket.close()
+            if isinstance(error, (OSError, EOFError)):
+                return
+            raise
         if serve is not None:
             serve()
 
-    def _admit(self, connection: socket.socket, on_proof: Callable[[], None]) -> Callable[[], None] | None:
-        """Find out what a connection is for. Return the function that serves it; None if there is nothing to serve.
-
-        Args:
-            on_proof: Called when the peer has proved that it knows the key. Now others may have their handshakes, also that of this
-                peer's keepalive connection.
-        """
-        if connection.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
-            return self._authenticate(connection, on_proof)
-        magic, token = receive_token(connection)
+    def _admit(self, unproved: Unproved) -> Callable[[], None] | None:
+        """Find out what a connection is for. Return the function that serves it; None if there is nothing to serve."""
+        if unproved.socket.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
+            return self._authenticate(unproved)
+        magic, token = receive_token(unproved.socket)
         if magic == DATA_MAGIC:
-            return self._attach_data(connection, token)
-        self._attach_keepalive(connection, token)
+            return self._attach_data(unproved, token)
+        self._attach_keepalive(unproved, token)
         return None
+
+    def _handshake(self, unproved: Unproved, token: bytes) -> Stream:
+        set_nodelay(unproved.socket)
+        stream = server_handshake(self._unproved.start_tls(unproved, self._context), self.config.key, token)
+        self._unproved.remove(unproved)
+        return stream
 
     def _serve(self, remote: RemoteRank) -> None:
         try:
@@ -186,16 +186,14 @@ class Relay:
         finally:
             self._forget(remote)
 
-    def _authenticate(self, connection: socket.socket, on_proof: Callable[[], None]) -> Callable[[], None] | None:
+    def _authenticate(self, unproved: Unproved) -> Callable[[], None] | None:
         """Perform the handshake with a rank or an agent, and wait for its keepalive connection."""
-        set_nodelay(connection)
         token = self.new_token()
         attached, keepalives = threading.Event(), list[socket.socket]()
         with self._lock:
             self._expected[token] = attached, keepalives
         try:
-            stream = server_handshake(connection, self._context, self.config.key, token)
-            on_proof()
+            stream = self._handshake(unproved, token)
             if not attached.wait(HANDSHAKE_TIMEOUT_S):
                 stream.close()
                 raise AuthenticationError("a rank did not open its keepalive connection")
@@ -269,28 +267,28 @@ class Relay:
         """Give the master its end of the connection to an agent."""
         pass_descriptors(self._master, AGENT_CONNECTED, [connection.fileno()])
 
-    def _attach_data(self, connection: socket.socket, token: bytes) -> Callable[[], None]:
+    def _attach_data(self, unproved: Unproved, token: bytes) -> Callable[[], None]:
         """Perform the handshake of a connection for shared data."""
         with self._lock:
             remote = self._ranks.get(token)
         if remote is None:
             raise AuthenticationError("no rank has this token")
-        set_nodelay(connection)
-        stream = server_handshake(connection, self._context, self.config.key, token)
+        stream = self._handshake(unproved, token)
         stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
         remote.attach_data(stream)
         return lambda: self._shared.serve(stream, remote)
 
-    def _attach_keepalive(self, connection: socket.socket, token: bytes) -> None:
+    def _attach_keepalive(self, unproved: Unproved, token: bytes) -> None:
         """Hand a new keepalive connection to the thread of its rank."""
         with self._lock:
             known = [expected for expected in self._expected if hmac.compare_digest(expected, token)]
             attached, keepalives = self._expected.pop(known[0]) if known else (None, None)
         if attached is None or keepalives is None:
             raise AuthenticationError("no rank expects this keepalive connection")
-        enable_keepalive(connection)
-        connection.settimeout(None)
-        keepalives.append(connection)
+        self._unproved.remove(unproved)
+        enable_keepalive(unproved.socket)
+        unproved.socket.settimeout(None)
+        keepalives.append(unproved.socket)
         attached.set()
 
     # ---- noticing the end ----
