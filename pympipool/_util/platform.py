@@ -57,6 +57,12 @@ HAS_SIGNALS = not IS_WINDOWS
 HAS_WAITID = hasattr(os, "waitid")
 """Not on macOS before Python 3.13, and not on Windows."""
 
+SELECTED_MAX: int | None = None
+"""Most sockets that a thread can wait for: FD_SETSIZE of Python's `select` on Windows. None: as many as there are."""
+
+if IS_WINDOWS:
+    SELECTED_MAX = 512
+
 HAS_EPOLL = IS_LINUX
 """`select.epoll` exists: it waits for thousands of descriptors without a look at each of them."""
 

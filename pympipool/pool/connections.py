@@ -1,6 +1,7 @@
 """The control connections of all workers: accepts and authenticates them, sends and receives frames.
 
 listener ─► handshake: which worker, which rank? ─► RankEvents.on_connected
+         └► no room for one more: the oldest connection without a handshake gives way, and its worker connects again
 a worker behind an agent: the relay tells which one it is ─► RankEvents.on_connected
 frame ─► RankEvents.on_frame
 a viewer, in place of a rank ─► its answer is the status of the executor
@@ -10,6 +11,7 @@ hang-up ─► RankEvents.on_hung_up
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pympipool._util.clocks import RunningClock
@@ -39,8 +41,11 @@ LOGGER = ServiceLogger("pympipool.pool")
 HANDSHAKE_TIMEOUT_S = 10.0
 """Time that an unauthenticated connection has to complete the handshake."""
 
+KEEPS_PLACE_S = 1.0
+"""Time that an unauthenticated connection has in any case, also where strangers connect all the time."""
+
 ACCEPT_PAUSE_S = 0.1
-"""Pause before connections are accepted again after there was no descriptor for one."""
+"""Pause before connections are accepted again after there was no descriptor for one, or no room."""
 
 FINAL_READS_MAX = 64
 """Reads from a connection whose process has exited, at most."""
@@ -90,6 +95,8 @@ class ControlConnections:
         self._listener = listener
         self._loop = loop
         self._events = events
+        self._unauthenticated: dict[Connection, tuple[float, Timer]] = {}  # oldest first: when accepted; its deadline
+        self._has_warned = False
 
     def listen(self) -> None:
         """Accept connections, if that is not done already."""
@@ -97,30 +104,55 @@ class ControlConnections:
             self._loop.watch(self._listener, self._accept)
 
     def _accept(self) -> None:
+        if not self._make_room():
+            self._pause()
+            return
         try:
             connection = self._listener.accept()
         except OSError as error:  # no descriptor is free: the peer waits, and the listener would stay readable
             LOGGER.warning("a connection has to wait: %s", error)
-            self._loop.call_later(ACCEPT_PAUSE_S, self.listen)
-            self._loop.unwatch(self._listener)
+            self._pause()
             return
         if connection is None:
             return
         try:
             deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, lambda: self.drop(connection))
-            self._loop.watch(connection, lambda: self._handshake(connection, deadline))
-        except BaseException:  # its worker ends with it
-            connection.close()
-            raise
-
-    def _handshake(self, connection: Connection, deadline: Timer) -> None:
-        try:
-            self._authenticate(connection, deadline)
+            self._unauthenticated[connection] = monotonic(), deadline
+            self._loop.watch(connection, lambda: self._handshake(connection))
         except BaseException:  # its worker ends with it
             self.drop(connection)
             raise
 
-    def _authenticate(self, connection: Connection, deadline: Timer) -> None:
+    def _pause(self) -> None:
+        self._loop.call_later(ACCEPT_PAUSE_S, self.listen)
+        self._loop.unwatch(self._listener)
+
+    def _make_room(self) -> bool:
+        """Return True if there is room for another connection: drop the oldest one that has had its time to prove something."""
+        while not self._loop.has_room:
+            oldest = next(iter(self._unauthenticated), None)
+            if oldest is None or self._unauthenticated[oldest][0] + KEEPS_PLACE_S > monotonic():
+                return False
+            self._handshake(oldest)  # its hello may have come by now
+            if oldest in self._unauthenticated:
+                self.drop(oldest)
+                if not self._has_warned:
+                    self._has_warned = True
+                    LOGGER.warning(
+                        "other programs connect to the port of this executor, so many that there is no room for more: those that"
+                        " prove nothing are dropped after %g s, and workers start later",
+                        KEEPS_PLACE_S,
+                    )
+        return True
+
+    def _handshake(self, connection: Connection) -> None:
+        try:
+            self._authenticate(connection)
+        except BaseException:  # its worker ends with it
+            self.drop(connection)
+            raise
+
+    def _authenticate(self, connection: Connection) -> None:
         try:
             hello = connection.handshake()
         except (HandshakeError, OSError, EOFError) as error:
@@ -131,12 +163,11 @@ class ControlConnections:
                 LOGGER.info("a connection ended before its hello: usually of a worker that was killed while it started")
             else:
                 LOGGER.warning("dropped a connection that is not from one of our workers: %s", error)
-            self._loop.cancel((deadline,))
             self.drop(connection)
             return
         if hello is None:
             return
-        self._loop.cancel((deadline,))
+        self._end_deadline(connection)
         self._assign(connection)
 
     def admit(self, connection: RelayedConnection) -> None:
@@ -203,8 +234,14 @@ class ControlConnections:
 
     def drop(self, connection: ControlConnection) -> None:
         """Close a connection."""
+        self._end_deadline(connection)
         self._loop.unwatch(connection)
         connection.close()
+
+    def _end_deadline(self, connection: ControlConnection) -> None:
+        if isinstance(connection, Connection) and connection in self._unauthenticated:
+            _, deadline = self._unauthenticated.pop(connection)
+            self._loop.cancel((deadline,))
 
     def read_to_end(self, worker: WorkerHandle) -> bool:
         """Read what is left of a worker whose process has exited; return True if all its connections have ended too."""

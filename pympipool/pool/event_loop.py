@@ -23,6 +23,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.mailbox import Mailbox
+from pympipool._util.platform import SELECTED_MAX
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
 if TYPE_CHECKING:
@@ -185,6 +186,11 @@ class EventLoop:
             self._selector.unregister(readable)
         except (KeyError, ValueError):
             pass
+
+    @property
+    def has_room(self) -> bool:
+        """True if the system can wait for one more descriptor in this thread."""
+        return SELECTED_MAX is None or len(self._selector.get_map()) < SELECTED_MAX
 
     def watched(self) -> list[Any]:
         """Return all descriptors that are watched: none once the loop is closed."""

@@ -32,8 +32,9 @@ PROCESSES_PER_RANK = 2
 PROCESSES_BESIDE = 16
 """The same for everything else: the master's threads, the fork server, launchers."""
 
-WORKERS_MAX = 500
-"""Most workers of an executor on Windows, where Python's `select` takes 512 sockets."""
+WORKERS_MAX = 400
+"""Most workers of an executor on Windows, where `select` takes 512 sockets. The others are for connections that have not proved yet
+whose they are."""
 
 
 def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Iterator[str]:
@@ -53,8 +54,8 @@ def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Itera
     if not HAS_LIMITS:
         if workers > WORKERS_MAX:
             raise ValueError(
-                f"max_workers is {workers}: a thread of Windows can wait for 512 sockets, and each worker has one. Use at most"
-                f" {WORKERS_MAX}"
+                f"max_workers is {workers}: on Windows an executor can have {WORKERS_MAX}, as a thread waits for at most 512"
+                f" sockets there, one of each worker. Use max_workers={WORKERS_MAX}, several executors, or WSL, which is Linux"
             )
         return
     import resource  # not needed by workers, whose start it would delay

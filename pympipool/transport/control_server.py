@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SEND_TIMEOUT_S = 10.0
 """Seconds that a peer may leave a frame unread before `send` raises."""
 
-_BACKLOG = 1024  # ranks that may connect at once while the master is busy
+_BACKLOG = 1024  # connections that may wait while the master is busy
 _RECEIVE_BYTES = 1 << 16
 _RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # most bytes read from one connection in a row, so that others get their turn
 
@@ -80,7 +80,7 @@ class Listener:
         try:
             self.address, self._folder = local.bind(self._socket)
             self._socket.setblocking(False)
-            self._socket.listen(_BACKLOG)
+            local.listen(self._socket, _BACKLOG)
         except BaseException:
             self.close()
             raise
@@ -123,7 +123,7 @@ class Listener:
     def _accept_any(self) -> socket.socket | None:
         try:
             return self._socket.accept()[0]
-        except (BlockingIOError, ConnectionAbortedError):
+        except (BlockingIOError, ConnectionError):  # it has hung up again
             return None
 
     def close(self) -> None:

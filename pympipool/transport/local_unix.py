@@ -78,6 +78,11 @@ def bind(listener: full_socket.socket) -> tuple[str, str | None]:
     return path, folder
 
 
+def listen(listener: full_socket.socket, backlog: int) -> None:
+    """Have so many connections wait until they are accepted, or as many as the system allows."""
+    listener.listen(backlog)
+
+
 def is_own(peer: socket.socket) -> bool:
     """Return True if the process at the other end belongs to this user."""
     return peer_uid(peer) == os.geteuid()

@@ -1,7 +1,7 @@
 """Control connections of one host on Windows: TCP over the loopback interface, and handles that the master copies.
 
     master                                       worker
-    bind, accept          ── challenge ───────>  connect: the master's process is watched from here on
+    bind, listen, accept  ── challenge ───────>  connect, until one comes; the master's process is watched from here on
     MasterEnd.check_hello <── hello ───────────  WorkerEnd.greet: its numbers, a challenge, the proof of the key
                           ── proof of the key ─> receive_frame checks it before anything is unpickled
 
@@ -21,6 +21,7 @@ import _winapi
 import os
 import struct
 import sys
+import time
 from _blake2 import blake2b  # hashlib would load OpenSSL
 from _operator import _compare_digest as compare_digest
 
@@ -56,6 +57,10 @@ _HELLO = struct.Struct("<8sIII?32s32s")
 
 _PROOF_BYTES = 32
 _HANDLES = "handles"
+CONNECT_TIMEOUT_S = 60.0
+"""Seconds within which a worker tries to connect again, while its master lives."""
+
+_RETRY_MS = 20
 _PROCESS_DUP_HANDLE = 0x0040
 _SYNCHRONIZE = 0x00100000
 _OF_WORKER, _OF_MASTER = b"worker", b"master"
@@ -70,6 +75,18 @@ def bind(listener: full_socket.socket) -> tuple[str, str | None]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     listener.bind(("127.0.0.1", 0))
     return f"{listener.getsockname()[1]}/{os.getpid()}", None
+
+
+def listen(listener: full_socket.socket, backlog: int) -> None:
+    """Have so many connections wait until they are accepted.
+
+    Windows takes more than 200 only if the number is negated (SOMAXCONN_HINT), which Python does not pass on. Further
+    connections are refused.
+    """
+    import ctypes
+
+    listener.listen()
+    ctypes.WinDLL("ws2_32").listen(ctypes.c_size_t(listener.fileno()), -backlog)
 
 
 def is_own(_peer: socket.socket) -> bool:
@@ -170,15 +187,36 @@ class MasterEnd:
 
 
 def connect(address: str) -> socket.socket:
-    """Connect to the listener of a master. Whose it is only its proof of the key tells.
+    """Connect to the listener of a master, and wait for the challenge. Whose it is only its proof of the key tells.
+
+    Where too many wait, the connection is refused; where strangers take all the room, it is dropped. Then this tries again.
 
     Raises:
         OSError: The master is gone.
     """
+    deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
+    master = watched_master(address, -1)
+    try:
+        while True:
+            try:
+                return _connect(int(address.partition("/")[0]))
+            except ConnectionError:
+                if (
+                    time.monotonic() > deadline_s
+                    or _winapi.WaitForSingleObject(master, _RETRY_MS) != _winapi.WAIT_TIMEOUT
+                ):
+                    raise
+    finally:
+        _winapi.CloseHandle(master)
+
+
+def _connect(port: int) -> socket.socket:
     connection = socket.socket(FAMILY)
     try:
-        connection.connect(("127.0.0.1", int(address.partition("/")[0])))
+        connection.connect(("127.0.0.1", port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not connection.recv(1, socket.MSG_PEEK):  # the first byte of the challenge
+            raise ConnectionAbortedError(f"the listener at port {port} of this machine has hung up")
     except BaseException:
         connection.close()
         raise

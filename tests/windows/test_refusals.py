@@ -28,8 +28,8 @@ def test_what_windows_lacks_is_refused(refused, monkeypatch):
 
 def test_more_workers_than_sockets_are_refused(monkeypatch):
     monkeypatch.setattr(process_limits, "HAS_LIMITS", False)
-    with pytest.raises(ValueError, match=r"max_workers is 501: .* Use at most 500"):
-        Executor(max_workers=501, block_allocation=True, backend="mpi")
+    with pytest.raises(ValueError, match=r"max_workers is 401: .* can have 400, .* several executors"):
+        Executor(max_workers=401, block_allocation=True, backend="mpi")
 
 
 def test_variable_that_asks_for_forks_is_refused(monkeypatch):

@@ -131,6 +131,42 @@ def test_answer_to_one_challenge_opens_nothing_else(listener):
 
 
 @of_windows
+def test_worker_that_was_dropped_connects_again(listener):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        busy.settimeout(LIMIT_S)
+        outcome = start_worker(listener, PYMPIPOOL_ADDRESS=f"{busy.getsockname()[1]}/{os.getpid()}")
+        busy.accept()[0].close()
+        peer, _ = busy.accept()
+        with peer:
+            peer.sendall(bytes(32))
+            assert peer.recv(1000)
+        assert isinstance(outcome(), (EOFError, OSError))
+
+
+@of_windows
+def test_worker_gives_up_when_nobody_listens(listener, monkeypatch):
+    from pympipool.transport import local_windows
+
+    monkeypatch.setattr(local_windows, "CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"{closed.getsockname()[1]}/{os.getpid()}"
+    assert isinstance(start_worker(listener, PYMPIPOOL_ADDRESS=address)(), ConnectionRefusedError)
+
+
+@of_windows
+def test_strangers_keep_no_worker_out(make):
+    """More of them than a thread can wait for neither end the executor nor keep its next worker waiting for long."""
+    exe = make(max_workers=1)
+    assert exe.submit(pow, 2, 3).result(LIMIT_S) == 8
+    port = int(exe._engine.pool.supervisor.listener.address.partition("/")[0])
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(700)]
+    exe.submit(os._exit, 1).exception(2 * LIMIT_S)
+    assert exe.submit(pow, 2, 5).result(2 * LIMIT_S) == 32
+    for stranger in strangers:
+        stranger.close()
+
+
+@of_windows
 def test_viewers_that_know_no_key_get_nothing(listener):
     port = int(listener.address.partition("/")[0])
     with socket.create_connection(("127.0.0.1", port)) as viewer:
