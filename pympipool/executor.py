@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, 
 
 from pympipool import _options
 from pympipool._util import undo_monkey_patches
-from pympipool._util.platform import need_unix
 from pympipool._util.reprs import callable_name
 from pympipool._util.shadowing import ShadowingExplained
 from pympipool.backends.base import WorkerlessBackend
@@ -315,8 +314,6 @@ class Executor(futures.Executor):
 
     def _make_handover(self, options: _options.Options) -> Handover | None:
         """Return the folder in which workers may leave large results for the cache; None if none uses it."""
-        if options.cache_directory is not None:
-            need_unix(f"cache_directory is {options.cache_directory!r}")
         if options.cache_directory is None or isinstance(self._backend, WorkerlessBackend):
             return None
         from pympipool.caching.handover import Handover

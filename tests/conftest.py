@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from pympipool import Executor
+from pympipool._util.platform import IS_WINDOWS
 from pympipool.errors import WorkerStartError
 from pympipool.serialization import describe_shared
 from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
@@ -25,6 +26,7 @@ from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, repeat_le
 from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
 from support.slurm_cluster import running_cluster  # noqa: F401  a fixture
 from support.ssh_hosts import running_hosts  # noqa: F401  a fixture
+from support.windows_selection import reason_to_leave_out
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -54,6 +56,9 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     repeat_less(config, items)
+    for item in items if IS_WINDOWS else ():
+        if reason := reason_to_leave_out(item.nodeid):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 WATCH = pytest.StashKey[HangWatch]()

@@ -29,7 +29,10 @@ VERSION = "3.13"
 CARRIER = "panda3d"
 """A package whose wheels for Windows hold CPython as its makers have signed it, for programs that are frozen with it."""
 
-PACKAGES = ["cloudpickle", "numpy==2.1.3", "psutil", "pytest", "pytest-timeout", "colorama", "xxhash"]
+PACKAGES = [
+    *("cloudpickle", "numpy==2.1.3", "psutil", "pytest", "pytest-timeout", "colorama", "xxhash"),
+    *("hypothesis", "joblib", "tqdm", "jsonschema"),
+]
 """What the tests need; pytest needs colorama on Windows. Later versions of numpy call a function that Wine 10 does not have."""
 
 TARGET = "x86_64-windows-gnu"
@@ -79,8 +82,9 @@ class Interpreter:
 
     def make(self) -> None:
         """Make it, without packages."""
-        if (self.home / "python.exe").exists():
+        if (self.home / "python.exe").exists() and (self.home / "python3.dll").exists():
             return
+        (self.folder / "packages").unlink(missing_ok=True)
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.mkdir(parents=True)
         self._take_binaries()
@@ -129,6 +133,15 @@ class Interpreter:
         definition = self.folder / "python.def"
         definition.write_text("\n".join([f"LIBRARY {library.name}", "EXPORTS", *names, ""]))
         run(*ZIG, "dlltool", "-m", "i386:x86-64", "-d", definition, "-l", self.library)
+        self._make_stable_library(library.stem, names)
+
+    def _make_stable_library(self, target: str, names: list[str]) -> None:
+        """Make python3.dll, which modules for all versions of Python load: it refers to the library of this one."""
+        source, definition = self.folder / "python3.c", self.folder / "python3.def"
+        source.write_text("int __stdcall DllMain(void *a, unsigned b, void *c) { return 1; }\n")
+        forwards = [f"{name}={target}.{name}" for name in names]
+        definition.write_text("\n".join(["LIBRARY python3.dll", "EXPORTS", *forwards, ""]))
+        run(*COMPILE, "-w", "-shared", "-s", source, definition, self.library, "-o", self.home / "python3.dll")
 
     def install_packages(self) -> None:
         """Install what the tests need."""

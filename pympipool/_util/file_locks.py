@@ -6,8 +6,9 @@ import os
 from contextlib import suppress
 
 from pympipool._util.exit_codes import process_state
+from pympipool._util.platform import HAS_PROC, IS_WINDOWS
 
-__all__ = ["describe_holder", "describe_process", "lock_holders"]
+__all__ = ["describe_holder", "describe_process", "how_to_see_users", "lock_holders"]
 
 COMMAND_MAX = 60
 """Longest text of a command line."""
@@ -22,6 +23,8 @@ def lock_holders(*paths: str, kind: str = "WRITE") -> list[int]:
         paths: Real paths of the files.
         kind: "WRITE" for locks that exclude all others, "READ" for those that exclude only these.
     """
+    if not HAS_PROC:
+        return []
     inodes = set()
     for path in paths:
         with suppress(OSError):
@@ -65,6 +68,11 @@ def describe_holder(*paths: str, kind: str = "WRITE") -> str:
         return ""
     stopped = [pid for pid in holders if process_state(pid) in ("T", "t")]
     return describe_process((stopped or holders)[0])
+
+
+def how_to_see_users(path: str) -> str:
+    """Return what shows which processes use a file."""
+    return f"Resource Monitor (resmon) finds {path!r} among the handles" if IS_WINDOWS else f"lsof {path} shows it"
 
 
 def describe_process(pid: int) -> str:

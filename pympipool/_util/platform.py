@@ -87,6 +87,18 @@ SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0)
 RECEIVE_FLAGS: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 """Flags for receiving: programs that this process starts do not inherit descriptors that have arrived."""
 
+OPEN_FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
+"""Flags for opening files: programs that this process starts do not inherit them, and bytes stay as they are."""
+
+SIGKILL = 9
+"""The signal that kills. On Windows, which has none, `os.kill` with this number ends a process with it as exit code."""
+
+POLLS_PIPES = not IS_WINDOWS
+"""A thread can wait for pipes: `select.poll` takes them."""
+
+load_averages: Callable[[], tuple[float, float, float]] = getattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+"""Return the load of the machine, averaged over 1, 5 and 15 minutes; zeros where the system does not tell."""
+
 yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: sleep(0))
 """Let another thread have this core, if one waits for it."""
 
@@ -109,6 +121,14 @@ def on_fork(
     functions = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(**{name: function for name, function in functions.items() if function is not None})
+
+
+def is_own_file(status: os.stat_result) -> bool:
+    """Return True if files that this process makes have the owner of this one.
+
+    On Windows that is so: a worker has the account of its master, and its files have no other owner than the master's.
+    """
+    return IS_WINDOWS or status.st_uid == os.geteuid()
 
 
 def need_unix(what: str) -> None:

@@ -9,6 +9,13 @@ import os
 import stat
 from typing import NamedTuple
 
+from pympipool._util.platform import IS_WINDOWS
+
+if IS_WINDOWS:
+    from pympipool.caching.directory_windows import check_owner, file_system
+else:
+    from pympipool.caching.directory_unix import check_owner, file_system
+
 __all__ = ["Directory", "prepare"]
 
 
@@ -51,47 +58,12 @@ def prepare(directory: str | os.PathLike[str], *, create: bool = True) -> Direct
         except FileExistsError:
             pass
     status = os.stat(path)
-    _check(path, status)
-    for name in ("results", "detached", "index.sqlite", "index.sqlite-wal"):
-        try:
-            _check_owner(os.path.join(path, name), os.lstat(os.path.join(path, name)))
-        except FileNotFoundError:
-            continue
-    return Directory(path, _file_system(path) in SHARED_FILE_SYSTEMS)
-
-
-def _check(path: str, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(f"cache_directory is {path!r}, which is a file; name a directory")
-    _check_owner(path, status)
-
-
-def _check_owner(path: str, status: os.stat_result) -> None:
-    danger = "reading a cached result can run any code that its writer has put there"
-    if status.st_uid != os.geteuid():
-        raise PermissionError(
-            f"{path!r} belongs to the user with number {status.st_uid}, and {danger}: use a cache_directory of your own"
-        )
-    if stat.S_ISLNK(status.st_mode):
-        raise PermissionError(f"{path!r} is a symbolic link, and {danger}: remove it")
-    if status.st_mode & 0o022:
-        raise PermissionError(
-            f"other users can write to {path!r} (mode {stat.S_IMODE(status.st_mode):o}), and {danger}: `chmod go-w {path}`, if"
-            " no other user has written there, or use another cache_directory"
-        )
-
-
-def _file_system(path: str) -> str:
-    """Return the type of the file system of a path; "" if it is not known."""
-    found, longest = "", -1
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                before, _, after = line.partition(" - ")
-                point = before.split()[4].encode(errors="surrogateescape").decode("unicode_escape", "surrogateescape")
-                is_above = path == point or path.startswith(point.rstrip("/") + "/")
-                if is_above and len(point) >= longest:
-                    found, longest = after.split()[0], len(point)
-    except (OSError, IndexError, UnicodeError):
-        return ""
-    return found.removeprefix("fuse.")
+    check_owner(path, status)
+    for name in ("results", "detached", "index.sqlite", "index.sqlite-wal"):
+        try:
+            check_owner(os.path.join(path, name), os.lstat(os.path.join(path, name)))
+        except FileNotFoundError:
+            continue
+    return Directory(path, file_system(path) in SHARED_FILE_SYSTEMS)

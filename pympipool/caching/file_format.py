@@ -11,6 +11,12 @@ import os
 from struct import Struct, error, pack, unpack_from
 
 from pympipool._core.file_mapping import checksum
+from pympipool._util.platform import IS_WINDOWS, OPEN_FLAGS
+
+if IS_WINDOWS:
+    from pympipool.caching.file_access_windows import read_all, write_all
+else:
+    from pympipool.caching.file_access_unix import read_all, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +29,6 @@ __all__ = [
     "buffers_are_whole",
     "head_is_whole",
     "left_in",
-    "read_all",
     "split",
     "write_new",
 ]
@@ -39,9 +44,6 @@ ALIGNMENT = 64
 
 HEAD_BYTES = 4096
 """Bytes that are read to check a file: the sizes and the pickle of a few arrays."""
-
-BLOCKS_MAX = 64
-"""Number of blocks that are written at once; Linux takes 1024."""
 
 _LEFT = b"@"
 """Begins a reference; the size and the name of the file follow. No pickle begins with it."""
@@ -97,11 +99,11 @@ def _write_unnamed(path: str, blocks: list[memoryview]) -> bool:
         False: The file system has no such files.
     """
     try:
-        descriptor = os.open(os.path.dirname(path), os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except (OSError, AttributeError):  # of macOS
+        descriptor = os.open(os.path.dirname(path), os.O_WRONLY | os.O_TMPFILE | OPEN_FLAGS, 0o600)
+    except (OSError, AttributeError):  # of macOS and Windows
         return False
     try:
-        _write_all(descriptor, blocks)
+        write_all(descriptor, blocks)
         return _give_name(descriptor, path)
     finally:
         os.close(descriptor)
@@ -118,10 +120,10 @@ def _give_name(descriptor: int, path: str) -> bool:
 
 
 def _write_named(path: str, blocks: list[memoryview]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
     try:
         try:
-            _write_all(descriptor, blocks)
+            write_all(descriptor, blocks)
         finally:
             os.close(descriptor)
     except BaseException:
@@ -183,17 +185,6 @@ def head_is_whole(descriptor: int, size_bytes: int) -> bool:
     return bool(head_sum == _sum_of_head(head, number, end - _HEAD.size - 8 * number))
 
 
-def read_all(descriptor: int, content: bytearray) -> bool:
-    """Fill memory from the begin of a file; return False if the file is shorter. The system reads at most 2 GiB at once."""
-    left, position = memoryview(content), 0
-    while left:
-        count = os.preadv(descriptor, [left], position)
-        if count == 0:
-            return False
-        left, position = left[count:], position + count
-    return True
-
-
 def _blocks(parts: Sequence[memoryview]) -> tuple[list[Any], int]:
     """Return what is written, and its size."""
     sizes = pack(f"<{len(parts)}Q", *map(len, parts))
@@ -219,12 +210,3 @@ def _sum_of(buffers: Sequence[Any]) -> int:
     for buffer in buffers:
         total = checksum(buffer, total)
     return total
-
-
-def _write_all(descriptor: int, blocks: list[Any]) -> None:
-    while blocks:
-        written = os.writev(descriptor, blocks[:BLOCKS_MAX])
-        while blocks and written >= len(blocks[0]):
-            written -= len(blocks.pop(0))
-        if written:
-            blocks[0] = memoryview(blocks[0])[written:]

@@ -20,7 +20,8 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from pympipool._util.clocks import RunningClock
-from pympipool._util.file_locks import describe_holder, lock_holders
+from pympipool._util.file_locks import describe_holder, how_to_see_users, lock_holders
+from pympipool._util.platform import OPEN_FLAGS
 
 __all__ = ["FileLockedError", "FileWait", "create_if_missing"]
 
@@ -107,7 +108,7 @@ class FileWait:
             holder = "another thread of this process"
         if holder:
             return f"{self._path!r} is locked by {holder}"
-        unseen = f"a process that cannot be seen from here: lsof {self._path} shows it on its host"
+        unseen = f"a process that cannot be seen from here: {how_to_see_users(self._path)} on its host"
         return f"{self._path!r} is locked by {unseen}{self._hint()}"
 
 
@@ -121,7 +122,7 @@ def create_if_missing(path: str) -> None:
         PermissionError: The folder, or the file, is read-only.
     """
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600))
     for needed in (path, os.path.dirname(path)):
         if not os.access(needed, os.W_OK):
             raise PermissionError(

@@ -11,13 +11,18 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.file_mapping import FileMapping
-from pympipool.caching.file_format import buffers_are_whole, head_is_whole, read_all, split, write_new
+from pympipool._util.platform import IS_WINDOWS
+from pympipool.caching.file_format import buffers_are_whole, head_is_whole, split, write_new
 from pympipool.caching.handover import UNFINISHED, remove_abandoned
+
+if IS_WINDOWS:
+    from pympipool.caching import file_access_windows as access
+else:
+    from pympipool.caching import file_access_unix as access
 
 if TYPE_CHECKING:
     from pympipool.caching.file_format import LeftFile
@@ -27,8 +32,6 @@ __all__ = ["ResultFiles"]
 
 UNFINISHED_S = 3600
 """Age from which a file there is one that a killed script has left: none takes so long to write."""
-
-_numbers = count()
 
 MAPPED_BYTES_MIN = 1 << 16
 """Size of a file from which mapping it takes less time than reading it."""
@@ -52,6 +55,7 @@ class ResultFiles:
 
     def __init__(self, folder: str, *, maps: bool = True, handover: Handover | None = None) -> None:
         self.folder = folder
+        self._unfinished = os.path.join(folder, UNFINISHED)
         self._maps = maps
         self._handover = handover
         self._mapped: dict[bytes, tuple[int, list[Any]]] = {}  # size, parts: was checked, and not read yet
@@ -70,7 +74,7 @@ class ResultFiles:
         Raises:
             OSError: There is no room, for example. Nothing is left then.
         """
-        temporary = os.path.join(self.folder, UNFINISHED, f"{os.uname().nodename}.{os.getpid()}.{next(_numbers)}")
+        temporary = os.path.join(self._unfinished, f"{os.getpid()}.{os.urandom(8).hex()}")
         try:
             size_bytes = write_new(temporary, parts)
         except FileNotFoundError:
@@ -86,7 +90,11 @@ class ResultFiles:
 
     def take(self, key: bytes, path: str) -> None:
         """Move the file of a result that was written elsewhere to its place here."""
-        _rename(path, self.path(key))
+        try:
+            access.replace(path, self.path(key), self._unfinished)
+        except FileNotFoundError:
+            _make_folders(self.path(key))
+            access.replace(path, self.path(key), self._unfinished)
         self._mapped.pop(key, None)
 
     def take_left(self, key: bytes, left: LeftFile) -> None:
@@ -122,13 +130,13 @@ class ResultFiles:
     def discard_left(self, left: LeftFile) -> None:
         """Remove the file that a worker has left, if it is still there."""
         with suppress(OSError):
-            os.unlink(self._path_of_left(left))
+            access.remove(self._path_of_left(left), self._unfinished)
 
     def _path_of_left(self, left: LeftFile) -> str:
         return os.path.join("" if self._handover is None else self._handover.path, left.name)
 
     def _read(self, path: str, size_bytes: int | None, in_full: bool = False) -> list[Any]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = access.open_to_read(path)
         try:
             size = os.fstat(descriptor).st_size
             if size_bytes not in (None, size):
@@ -149,7 +157,7 @@ class ResultFiles:
                 if error.errno not in _SHORT_OF_ROOM:
                     raise
         content = bytearray(size_bytes)
-        if not read_all(descriptor, content):
+        if not access.read_all(descriptor, content):
             raise ValueError("the file has become shorter")
         return memoryview(content)
 
@@ -169,7 +177,7 @@ class ResultFiles:
                 return False
             return True
         try:
-            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = access.open_to_read(self.path(key))
         except FileNotFoundError:
             return False
         try:
@@ -190,13 +198,12 @@ class ResultFiles:
             return False
 
     def remove_unfinished(self) -> None:
-        """Remove what killed scripts have left."""
-        folder = os.path.join(self.folder, UNFINISHED)
-        remove_abandoned(folder, UNFINISHED_S)
-        with suppress(OSError), os.scandir(folder) as entries:
+        """Remove what killed scripts have left, and what could not be removed before."""
+        remove_abandoned(self._unfinished, UNFINISHED_S)
+        with suppress(OSError), os.scandir(self._unfinished) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    if entry.stat().st_mtime < time() - UNFINISHED_S:
+                    if access.is_removed(entry.name) or entry.stat().st_mtime < time() - UNFINISHED_S:
                         os.unlink(entry.path)
 
     def old_keys(self) -> set[bytes]:
@@ -215,15 +222,7 @@ class ResultFiles:
         """Remove the file of a key, if there is one."""
         self._mapped.pop(key, None)
         with suppress(OSError):
-            os.unlink(self.path(key))
-
-
-def _rename(path: str, new_path: str) -> None:
-    try:
-        os.rename(path, new_path)
-    except FileNotFoundError:
-        _make_folders(new_path)
-        os.rename(path, new_path)
+            access.remove(self.path(key), self._unfinished)
 
 
 def _make_folders(path: str) -> None:

@@ -11,13 +11,18 @@ whatever way it ends: a folder whose lock is free is one that a killed script ha
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 from shutil import rmtree
 from time import time
 
+from pympipool._util.platform import IS_WINDOWS, OPEN_FLAGS
 from pympipool.caching.file_format import INLINE_BYTES_MAX
+
+if IS_WINDOWS:
+    from pympipool.caching.file_access_windows import lock, unlocked
+else:
+    from pympipool.caching.file_access_unix import lock, unlocked
 
 __all__ = ["UNFINISHED", "Handover", "remove_abandoned"]
 
@@ -53,17 +58,16 @@ class Handover:
                 with suppress(FileExistsError):
                     os.mkdir(folder, 0o700)
             path = os.path.join(self.path, TOKEN)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(path), os.fstat(self._descriptor)):  # else it has just been taken for abandoned
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
+            if lock(self._descriptor, path):  # else it has just been taken for abandoned
                 os.write(self._descriptor, self.settings[1].encode())
 
     def close(self) -> None:
         """Remove the folder, with what was not read."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            os.close(descriptor)  # Windows removes no open file
             rmtree(self.path, ignore_errors=True)
-            os.close(descriptor)
 
 
 def remove_abandoned(folder: str, age_s: float) -> None:
@@ -82,13 +86,8 @@ def remove_abandoned(folder: str, age_s: float) -> None:
 
 def _remove_if_abandoned(entry: os.DirEntry[str], age_s: float) -> None:
     try:
-        descriptor = os.open(os.path.join(entry.path, TOKEN), os.O_RDWR | os.O_CLOEXEC)
+        with unlocked(os.path.join(entry.path, TOKEN)):  # raises while the script lives
+            rmtree(entry.path)
     except FileNotFoundError:
         if entry.stat().st_mtime < time() - age_s:
             rmtree(entry.path)
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the script lives
-        rmtree(entry.path)
-    finally:
-        os.close(descriptor)

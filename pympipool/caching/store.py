@@ -17,6 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from pympipool._util.platform import HAS_PROC
 from pympipool.caching import directory as directories
 from pympipool.caching.exceptions import is_raised
 from pympipool.caching.file_format import INLINE_BYTES_MAX, LeftFile
@@ -236,6 +237,8 @@ class Store:
 @functools.cache
 def boot_id() -> bytes:
     """Return what tells this boot of this host from all others; b"" if that is not known."""
+    if not HAS_PROC:
+        return b""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return bytes.fromhex(file.read().strip().replace("-", ""))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from pympipool._util.formatting import format_bytes, format_count, format_memory
+from pympipool._util.platform import HAS_SHM_FOLDER
 from pympipool.cli.text import format_issues, wrap
 from pympipool.diagnostics.environment import Environment, Issue, probe
 from pympipool.diagnostics.environment.machine import Folder, Machine
@@ -78,7 +79,8 @@ def _machine(machine: Machine) -> Lines:
     else:
         models = f" ({', '.join(gpus.models)})" if gpus.models else ""
         yield "GPUs", f"{len(gpus.usable)}{models}: {gpus.variable}={','.join(gpus.usable)}"
-    yield "/dev/shm", _folder(machine.shared_memory)
+    if HAS_SHM_FOLDER:
+        yield "/dev/shm", _folder(machine.shared_memory)
     yield "files", f"temporary ones in {machine.temporary or '(nowhere)'}; {_open_files(machine)}"
     if limits.processes is not None:
         yield "processes", f"at most {limits.processes}, threads included"

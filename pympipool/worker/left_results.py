@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from pympipool._util.platform import OPEN_FLAGS, is_own_file
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -58,10 +60,10 @@ class LeftResults:
         Raises:
             OSError: It is not, or has another owner than the files of this process would have.
         """
-        descriptor = os.open(os.path.join(self._folder, "token"), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(os.path.join(self._folder, "token"), os.O_RDONLY | OPEN_FLAGS)
         try:
             is_same = os.read(descriptor, TOKEN_BYTES_MAX) == self._token.encode()
-            if not is_same or os.fstat(descriptor).st_uid != os.geteuid():
+            if not is_same or not is_own_file(os.fstat(descriptor)):
                 raise PermissionError
         finally:
             os.close(descriptor)

@@ -7,10 +7,11 @@ already: importing them costs it next to nothing.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from typing import Any
+
+from pympipool._util.platform import SIGKILL
 
 STEPS = 1_000_000
 """Argument of `count_down` that takes about 20 ms on a machine of 2024."""
@@ -94,7 +95,7 @@ def raise_lookup_error(message: str) -> None:
 
 def kill_worker() -> None:
     """Kill the worker, as a crash or the kernel's out-of-memory killer would."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SIGKILL)
 
 
 def spin_forever() -> None:

@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
+from pympipool._util.platform import POLLS_PIPES
+
 EXIT_GRACE_S = 1.0
 """Time that a program has to exit after the end of its stdin, and again after SIGTERM."""
 
@@ -34,15 +36,16 @@ SHORT_TEXT_MAX = 1024
 class StdinFeeder:
     """Writes to a program's stdin without blocking: the program may read on only once its own output has been read.
 
-    Short texts are written at once, if the pipe has room. The first text that cannot be written at once starts a thread,
-    which writes that and all later ones.
+    Short texts are written at once, if the pipe is known to have room. The first text that cannot be written at once starts a
+    thread, which writes that and all later ones.
     """
 
     def __init__(self, stdin: TextIO) -> None:
         self._stdin = stdin
         self._texts: queue.SimpleQueue[bytes] | None = None
-        self._poll = select.poll()
-        self._poll.register(stdin, select.POLLOUT)
+        self._poll = select.poll() if POLLS_PIPES else None
+        if self._poll is not None:
+            self._poll.register(stdin, select.POLLOUT)
 
     def feed(self, text: str) -> None:
         """Write text, now or later. It is no error here that the program has ended: reading its answer detects that.
@@ -51,7 +54,7 @@ class StdinFeeder:
             UnicodeEncodeError: The text cannot be encoded.
         """
         data = text.encode(self._stdin.encoding, self._stdin.errors or "strict")
-        if self._texts is None and len(text) <= SHORT_TEXT_MAX and self._poll.poll(0):
+        if self._texts is None and len(text) <= SHORT_TEXT_MAX and self._poll is not None and self._poll.poll(0):
             self._write(data)
             return
         if self._texts is None:

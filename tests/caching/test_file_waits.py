@@ -62,7 +62,7 @@ def lock(request, directory, monkeypatch):
     """Lock the index, so that results cannot be written, or not even found."""
     begins = {"writing": "BEGIN IMMEDIATE", "reading": "BEGIN EXCLUSIVE"}  # the second without a write-ahead log
     if request.param == "reading":
-        monkeypatch.setattr(directories, "_file_system", lambda path: "nfs4")
+        monkeypatch.setattr(directories, "file_system", lambda path: "nfs4")
     return lambda: stopped_holder(directory / "index.sqlite", begins[request.param])
 
 
@@ -140,7 +140,7 @@ def test_calls_run_while_the_index_is_locked(make_executor, directory, lock, ran
 
 def test_a_stopped_reader_is_named_without_a_log(make_block, directory, monkeypatch):
     """On a network file system, those that read keep others from writing."""
-    monkeypatch.setattr(directories, "_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(directories, "file_system", lambda path: "nfs4")
     with make_block() as exe:
         exe.submit(square, 3).result(TIMEOUT_S)
     with stopped_holder(directory / "index.sqlite", "BEGIN; SELECT * FROM results") as holder:
@@ -170,7 +170,7 @@ def test_an_index_in_the_making_blocks_nothing(make_block, directory):
 
 
 def test_reading_a_locked_cache_names_the_process(make_block, directory, monkeypatch):
-    monkeypatch.setattr(directories, "_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(directories, "file_system", lambda path: "nfs4")
     with make_block() as exe:
         exe.submit(square, 3).result(TIMEOUT_S)
     with stopped_holder(directory / "index.sqlite", "BEGIN EXCLUSIVE") as holder:

@@ -277,7 +277,7 @@ def die_while_writing():
         os.write(descriptor, blocks[-1][: SIZE // 2])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    file_format._write_all = write_half
+    file_format.write_all = write_half
 
 
 def test_a_killed_worker_leaves_no_half_written_file(make_block, directory):

@@ -337,7 +337,7 @@ def test_threads_find_what_they_ask_for(cache):
 
 
 def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory, "_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(directory, "file_system", lambda path: "nfs4")
     made = Store(tmp_path / "cache")
     assert made.is_shared
     write(made, KEY, 1)
@@ -347,9 +347,9 @@ def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
 
 
 def test_the_file_system_of_a_path_is_found():
-    assert directory._file_system("/proc/self") == "proc"
-    assert directory._file_system("/proc") == "proc"
-    assert directory._file_system("/process") != "proc"
+    assert directory.file_system("/proc/self") == "proc"
+    assert directory.file_system("/proc") == "proc"
+    assert directory.file_system("/process") != "proc"
 
 
 # ---- whose directory it is ----
@@ -413,7 +413,7 @@ def test_a_full_disk_ends_no_call(tmp_path, monkeypatch, problem):
     def no_room(*_):
         raise problem
 
-    monkeypatch.setattr("pympipool.caching.file_format._write_all", no_room)
+    monkeypatch.setattr("pympipool.caching.file_format.write_all", no_room)
     monkeypatch.setattr("pympipool.caching.files.ResultFiles.take_left", no_room)
     with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
         assert exe.submit(np.arange, 50_000).result()[-1] == 49_999

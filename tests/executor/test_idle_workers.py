@@ -1,10 +1,9 @@
 """`idle_timeout`: workers without calls end, and come again."""
 
-import os
-import signal
 import threading
 import time
 
+import psutil
 import pytest
 
 from pympipool import Executor
@@ -124,7 +123,7 @@ def test_killed_worker_is_replaced(make_block_executor, gate):
     exe = make_block_executor(1, idle_timeout=0.3, restart_limit=1)
     running = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    os.kill(exe.info["workers"][0]["pid"], signal.SIGKILL)
+    psutil.Process(exe.info["workers"][0]["pid"]).kill()
     gate.wait_until_begun()
     gate.open()
     running.result(LIMIT_S)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import socket
 import sys
 import threading
 import time
@@ -76,12 +77,16 @@ def recorded():
 
 def hold(gate, value=None):
     """Report that the call has begun, and return when the gate is open. See `support.gate`."""
-    begun = os.open(Path(gate, "begun"), os.O_WRONLY)
-    os.write(begun, b"x")
-    os.close(begun)
-    go_on = os.open(Path(gate, "open"), os.O_RDONLY)
-    os.read(go_on, 1)
-    os.close(go_on)
+    if sys.platform == "win32":
+        with socket.create_connection(("127.0.0.1", int(Path(gate, "port").read_text()))) as go_on:
+            go_on.recv(1)
+    else:
+        begun = os.open(Path(gate, "begun"), os.O_WRONLY)
+        os.write(begun, b"x")
+        os.close(begun)
+        go_on = os.open(Path(gate, "open"), os.O_RDONLY)
+        os.read(go_on, 1)
+        os.close(go_on)
     return os.getpid() if value is None else value
 
 

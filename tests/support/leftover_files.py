@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pympipool._util.platform import IS_WINDOWS
 from support.processes import ENDED_S
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -36,6 +37,8 @@ def temporary_files() -> set[Path]:
 
 def _files(folder: Path, beginnings: tuple[str, ...]) -> set[Path]:
     found = set()
+    if IS_WINDOWS:  # which has no such folder, and MPI libraries are not there
+        return found
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):

@@ -16,7 +16,6 @@ A test waits outside of its time limit, on two locks that processes take in this
 from __future__ import annotations
 
 import ast
-import fcntl
 import functools
 import re
 from collections.abc import Iterator
@@ -65,6 +64,8 @@ def turn_of(item: pytest.Item) -> Iterator[None]:
     if not hasattr(item.config, "workerinput"):  # a single process
         yield
         return
+    import fcntl  # Windows has none, and runs the tests in a single process
+
     is_alone = item.get_closest_marker("alone") and not item.get_closest_marker("skip")
     folder = Path(item.config.getoption("basetemp")).parent  # of this run; each of its processes has a folder in there
     with open(folder / "queue", "w") as queue, open(folder / "running", "w") as running:

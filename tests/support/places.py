@@ -4,7 +4,7 @@ Modules marked `anywhere` hold wherever workers are: each of their tests that ma
 place that is wanted. `only_at` says why a test in such a module runs with some of the places only.
 
     place              wanted
-    this machine       always, with and without block allocation
+    this machine       always, with and without block allocation; on Windows no other
     tcp                always: on this machine, but reached as if they were on another host
     slurm              PYMPIPOOL_TEST_SLURM=all
     second host        PYMPIPOOL_TEST_SLURM=part or all: SLURM again, on another host than the master's
@@ -28,8 +28,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from pympipool._util.platform import IS_WINDOWS
 from pympipool.backends.registry import BACKENDS
-from support.loopback_tcp import FluxOverTcp, LoopbackTcpBackend
 from support.slurm_cluster import WANTED, everything_is_wanted
 
 THIS_MACHINE = "this machine"
@@ -51,6 +51,8 @@ MODE_IDS = {True: "block_allocation", False: "process_per_call"}
 
 def wanted_places() -> list[str]:
     """Return the places that tests run with here, this machine first."""
+    if IS_WINDOWS:
+        return [THIS_MACHINE]
     slurm = os.environ.get(WANTED, "")
     if slurm not in SLURM:
         raise pytest.UsageError(f"{WANTED} is {slurm!r}; it can be {', '.join(filter(None, SLURM))}")
@@ -110,6 +112,8 @@ def workers_at(place: str, request: pytest.FixtureRequest) -> Iterator[dict[str,
     """Yield the parameters of executors whose workers are at this place."""
     with pytest.MonkeyPatch.context() as patch:
         if place == "tcp":
+            from support.loopback_tcp import LoopbackTcpBackend
+
             patch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
             yield {"backend": "tcp"}
         elif place in KINDS["slurm"]:
@@ -137,6 +141,8 @@ def _workers_of_slurm(place, cluster, patch):
 
 
 def _workers_of_flux(place, instance, patch):
+    from support.loopback_tcp import FluxOverTcp
+
     patch.setenv("FLUX_URI", instance.uri)
     patch.setitem(BACKENDS, "flux over tcp", FluxOverTcp)
     yield {"backend": "flux over tcp" if place == "flux over tcp" else "flux"}

@@ -1,1 +1,1 @@
-"""What pympipool promises on Windows, in the ways of both lifetimes of workers. These tests run on every system."""
+"""What pympipool promises on Windows, in the ways of both lifetimes of workers. Most of these tests run on every system."""

@@ -13,7 +13,6 @@ REFUSED = {
     "backend is 'slurm'": {"backend": "slurm"},
     "hosts is ['node1']": {"hosts": ["node1"]},
     "detached is True": {"detached": True, "cache_directory": "cache"},
-    "cache_directory is 'cache'": {"cache_directory": "cache", "backend": "mpi"},
     "mp_context is 'fork'": {"mp_context": "fork", "backend": "mpi"},
 }
 

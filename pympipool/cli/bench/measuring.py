@@ -6,7 +6,7 @@ hundred times longer. Times are in seconds.
 
 from __future__ import annotations
 
-import os
+import platform
 import statistics
 import threading
 import time
@@ -15,6 +15,7 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from pympipool._util.platform import load_averages
 from pympipool.errors import WorkerStartError
 from pympipool.executor import Executor
 from pympipool.worker import probes
@@ -132,10 +133,10 @@ def measure(backend: str, cores: int | None, show: Progress = lambda _: None) ->
         BrokenExecutor: No workers could be started.
     """
     show("starting workers")
-    load, start = os.getloadavg()[0], time.perf_counter()
+    load, start = load_averages()[0], time.perf_counter()
     with Executor(max_cores=cores, backend=backend, block_allocation=True) as exe:
         info = exe.info
-        measured = Measured(info["backend"], os.uname().nodename, info["max_cores"])
+        measured = Measured(info["backend"], platform.node(), info["max_cores"])
         measured.load = load if measured.backend == "mpi" else 0.0
         _wait_for_all(exe, measured.cores)
         measured.all_s = time.perf_counter() - start

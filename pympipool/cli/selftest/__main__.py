@@ -1,6 +1,7 @@
-"""Try one step: `python -m pympipool.cli.selftest STEP BACKEND CORES DESCRIPTOR`.
+"""Try one step: `python -m pympipool.cli.selftest STEP BACKEND CORES`.
 
-It writes JSON objects to the descriptor, one per line: what it is doing, warnings of pympipool, and at the end the outcome.
+It writes JSON objects to stdout, one per line: what it is doing, warnings of pympipool, and at the end the outcome. What else the
+script and its workers print goes to stderr.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ class _Warnings(logging.Handler):
         self._report(warning=record.getMessage())
 
 
-def main(name: str, backend: str, cores: str, descriptor: str) -> None:
+def main(name: str, backend: str, cores: str) -> None:
     """Try a step.
 
     Args:
         name: Name of the step.
         backend: Name of the backend.
         cores: Number of cores.
-        descriptor: File descriptor to write to.
     """
-    os.set_inheritable(int(descriptor), False)
+    descriptor = os.dup(1)  # which nothing that this process starts inherits
+    os.dup2(2, 1)
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # the supervisor sends it; shells ignore it in background jobs
     step = next(step for step in STEPS if step.name == name)
-    with open(int(descriptor), "w", buffering=1) as reports:
+    with open(descriptor, "w", buffering=1, encoding="utf-8") as reports:
 
         def report(**data: object) -> None:
             print(json.dumps(data), file=reports)

@@ -9,10 +9,12 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from pympipool._util.platform import HAS_PROC
+
 MARK = "PYMPIPOOL_SELFTEST"
 
-SEES_PROCESSES = Path("/proc/self/environ").exists()
-"""False where the environment of processes cannot be read, as on macOS: then no process is ever found."""
+SEES_PROCESSES = HAS_PROC and Path("/proc/self/environ").exists()
+"""False where the environment of processes cannot be read, as on macOS and Windows: then no process is ever found."""
 
 Command = tuple[str, ...]
 """The command line of a process."""
@@ -21,7 +23,7 @@ Command = tuple[str, ...]
 def marked_processes(mark: str) -> dict[int, Command]:
     """Return the processes of this host that carry the mark: command lines by process id."""
     wanted, found = f"{MARK}={mark}".encode(), {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*") if SEES_PROCESSES else ():
         with contextlib.suppress(OSError):  # the process has ended meanwhile, or belongs to another user
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found[int(folder.name)] = tuple((folder / "cmdline").read_text(errors="replace").split("\0"))

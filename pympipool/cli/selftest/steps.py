@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import wait
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.platform import IS_WINDOWS, SIGKILL
 from pympipool.errors import WorkerDied
 from pympipool.worker import probes
 
@@ -172,6 +172,8 @@ def _numpy(target: Target) -> str:
 
 
 def _mpi(target: Target) -> str:
+    if IS_WINDOWS:
+        raise Unavailable("MPI functions are not there on Windows: run scripts that have some in WSL, which is Linux")
     if importlib.util.find_spec("mpi4py") is None:
         raise Unavailable(
             "mpi4py is not installed: `pip install mpi4py mpich` brings it with an MPI library; on a cluster with an MPI"
@@ -257,7 +259,7 @@ def _ends(target: Target) -> str:
 
 def kill_this_script() -> None:
     """Kill this script: the end of the step "end"."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SIGKILL)
 
 
 STEPS = (

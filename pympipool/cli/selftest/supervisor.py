@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from pympipool._util.platform import HAS_SIGNALS, SIGKILL
 from pympipool.backends.slurm.job_watch import cancel_all
 from pympipool.cli.selftest.processes import MARK, SEES_PROCESSES, is_job_reaper, job_names, marked_processes
 from pympipool.cli.selftest.steps import Outcome, Step
@@ -107,29 +109,25 @@ def _scratch_file() -> IO[bytes]:
 
 def _run(step: Step, backend: str, cores: int, deadline_s: float, mark: str, printed: IO[bytes]) -> dict[str, Any]:
     """Run a step. Return its last report of each kind, "timed_out", and its exit code as "code"."""
-    ours, theirs = os.pipe()
-    try:
-        script = subprocess.Popen(
-            [sys.executable, "-m", __package__, step.name, backend, str(cores), str(theirs)],
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: mark},
-        )
-    finally:
-        os.close(theirs)
+    script = subprocess.Popen(
+        [sys.executable, "-m", __package__, step.name, backend, str(cores)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=printed,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: mark},
+    )
     reports: dict[str, Any] = {"timed_out": False}
     try:
-        with open(ours, "rb") as pipe:
-            for line in _lines(pipe, deadline_s):
-                reports |= json.loads(line)
+        assert script.stdout is not None
+        for line in _lines(script.stdout, deadline_s):
+            reports |= json.loads(line)
         script.wait(max(0.0, deadline_s - time.monotonic()))
     except (TimeoutError, subprocess.TimeoutExpired):
         reports["timed_out"] = True
-        script.send_signal(signal.SIGINT)  # so that the executor cancels what it has requested from a scheduler
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            script.wait(SHUTDOWN_TIMEOUT_S)
+        if HAS_SIGNALS:  # so that the executor cancels what it has requested from a scheduler
+            script.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                script.wait(SHUTDOWN_TIMEOUT_S)
     finally:
         script.kill()
         reports["code"] = script.wait()
@@ -139,19 +137,29 @@ def _run(step: Step, backend: str, cores: int, deadline_s: float, mark: str, pri
 def _lines(pipe: IO[bytes], deadline_s: float) -> Iterator[bytes]:
     """Yield complete lines until the pipe is closed.
 
+    A thread reads and closes it, as Windows cannot wait for a pipe with a timeout.
+
     Raises:
         TimeoutError: The pipe was not closed in time.
     """
-    incomplete = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline_s - time.monotonic())):
-            data = os.read(pipe.fileno(), 1 << 16)
-            *lines, incomplete = (incomplete + data).split(b"\n")
-            yield from lines
-            if not data:
-                return
-    raise TimeoutError
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        with pipe:
+            for line in pipe:
+                lines.put(line)
+        lines.put(b"")
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError from None
+        if not line:
+            return
+        if line.endswith(b"\n"):
+            yield line
 
 
 def _left(mark: str, jobs: list[str]) -> list[str]:
@@ -199,4 +207,4 @@ def _end(mark: str) -> None:
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(OSError):  # the process has ended meanwhile
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pympipool._util.platform import HAS_SHM_FOLDER
 from pympipool.diagnostics.environment.machine import Installation, Machine
 from pympipool.diagnostics.environment.mpi import Mpi
 from pympipool.diagnostics.environment.schedulers import Schedulers
@@ -94,7 +95,9 @@ def _of_mpi(mpi: Mpi, machine: Machine) -> Iterator[Issue]:
             serious=False,
         )
     folder = machine.shared_memory
-    if folder is None or not folder.writable:
+    if not HAS_SHM_FOLDER:
+        pass
+    elif folder is None or not folder.writable:
         yield Issue(
             "/dev/shm is missing" if folder is None else "/dev/shm is not writable by this user",
             "most MPI libraries cannot start ranks without it: mount it, or chmod 1777 /dev/shm",

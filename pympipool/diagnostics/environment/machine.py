@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pympipool
 from pympipool._util.cgroups import UNLIMITED, cgroup_folders
+from pympipool._util.platform import HAS_LIMITS, HAS_PROC, HAS_SHM_FOLDER, IS_WINDOWS, memory_descriptor
 from pympipool.resources import Resources, available_cores, available_devices, bound_cores
 
 PACKAGES = ("cloudpickle", "mpi4py", "numpy", "flux-python")
@@ -119,7 +120,7 @@ class Machine:
 
     Attributes:
         shared_memory: /dev/shm, where MPI libraries share memory; None if it does not exist.
-        anonymous_memory: True if memory can be shared without a name (memfd), so that pympipool needs no /dev/shm.
+        anonymous_memory: True if memory can be shared without /dev/shm: without a name (memfd), or as other systems do.
         temporary: Folder for temporary files; None if no folder is writable.
         temporary_wanted: Value of TMPDIR; None if it is not set.
         thread_variables: Environment variables that tell numerical libraries how many threads to use.
@@ -179,13 +180,9 @@ def probe_machine() -> Machine:
         host=platform.node(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=_cores(),
-        memory=Memory(
-            _meminfo("MemTotal") or _physical_memory(),
-            _meminfo("MemAvailable"),
-            _lowest_limit("memory", "memory.max", "memory.limit_in_bytes"),
-        ),
+        memory=_memory(),
         limits=_limits(),
-        shared_memory=_folder(SHARED_MEMORY),
+        shared_memory=_folder(SHARED_MEMORY) if HAS_SHM_FOLDER else None,
         anonymous_memory=_has_anonymous_memory(),
         temporary=_temporary_folder(),
         temporary_wanted=os.environ.get("TMPDIR"),
@@ -200,7 +197,21 @@ def _cores() -> Cores:
     return Cores(machine, bound_cores(), available_cores())
 
 
+def _memory() -> Memory:
+    if IS_WINDOWS:
+        from pympipool.diagnostics.environment.memory_windows import physical_memory
+
+        return Memory(*physical_memory(), None)
+    return Memory(
+        _meminfo("MemTotal") or _physical_memory(),
+        _meminfo("MemAvailable"),
+        _lowest_limit("memory", "memory.max", "memory.limit_in_bytes"),
+    )
+
+
 def _meminfo(name: str) -> int | None:
+    if not HAS_PROC:
+        return None
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
@@ -215,10 +226,10 @@ def _physical_memory() -> int | None:
 
 
 def _limits() -> Limits:
-    try:
-        import resource
-    except ImportError:  # Windows
+    if not HAS_LIMITS:
         return Limits(None, None, None)
+    import resource
+
     soft, hard = (
         None if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
@@ -248,9 +259,11 @@ def _folder(path: Path) -> Folder | None:
 
 
 def _has_anonymous_memory() -> bool:
+    if memory_descriptor is None:
+        return not HAS_SHM_FOLDER  # other systems have other ways
     try:
-        os.close(os.memfd_create("pympipool"))
-    except (OSError, AttributeError):
+        os.close(memory_descriptor("pympipool"))
+    except OSError:
         return False
     return True
 
@@ -265,7 +278,7 @@ def _temporary_folder() -> str | None:
 def _gpus() -> Gpus:
     usable, installed = available_devices(), available_devices({})
     models = set()
-    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+    for file in Path("/proc/driver/nvidia/gpus").glob("*/information") if HAS_PROC else ():
         with contextlib.suppress(OSError):
             models |= {
                 line.split(":", 1)[1].strip() for line in file.read_text().splitlines() if line.startswith("Model:")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pympipool._util.platform import HAS_PROC, OPEN_FLAGS
+
 MARK = b"pmpdata1"
 """First bytes of the memory of shared data (`_core/shared_memory.pyx`)."""
 
@@ -36,7 +38,7 @@ def probe_shared_data() -> SharedData:
     pids = set()
     for pid, descriptor in _memory_of_pympipool():
         with contextlib.suppress(OSError):  # the process has closed it
-            file = os.open(descriptor, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(descriptor, os.O_RDONLY | OPEN_FLAGS)
             try:
                 if os.pread(file, len(MARK), 0) == MARK:
                     found = os.fstat(file)
@@ -49,7 +51,7 @@ def probe_shared_data() -> SharedData:
 
 def _memory_of_pympipool() -> Iterator[tuple[int, Path]]:
     """Yield the descriptors of memory of pympipool: the process, and the path of the descriptor."""
-    for folder in Path("/proc").glob("[0-9]*/fd"):
+    for folder in Path("/proc").glob("[0-9]*/fd") if HAS_PROC else ():
         with contextlib.suppress(OSError):  # it is of another user, or has ended
             for descriptor in folder.iterdir():
                 with contextlib.suppress(OSError):

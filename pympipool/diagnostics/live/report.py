@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.platform import HAS_PROC
+
 if TYPE_CHECKING:
     from pympipool.caching.calls import CacheCounts, CachedCalls
     from pympipool.execution.engine import Engine
@@ -101,16 +103,17 @@ def add_memory(status: dict[str, Any]) -> dict[str, Any]:
 
     It is read by the viewer, not by the script: in bytes, None for workers on other hosts and for those that have ended.
     """
-    here, page_bytes = socket.gethostname(), os.sysconf("SC_PAGE_SIZE")
+    here = socket.gethostname()
     for worker in status["workers"]:
         is_here = worker["pid"] and list(worker["hosts"][:1]) == [here]
-        pages = _resident_pages(worker["pid"]) if is_here else None
-        worker["memory_bytes"] = None if pages is None else pages * page_bytes
+        worker["memory_bytes"] = _resident_bytes(worker["pid"]) if is_here else None
     return status
 
 
-def _resident_pages(pid: int) -> int | None:
+def _resident_bytes(pid: int) -> int | None:
+    if not HAS_PROC:
+        return None
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
