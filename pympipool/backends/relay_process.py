@@ -1,13 +1,13 @@
 """Starts and ends the relay, through which workers on other hosts reach the master.
 
-    Relay.prepare(request) ── starts the relay; again and again, until it listens ──> True
+    Relay.prepare(request) ── listens, starts the relay; again and again, until it serves ──> True
     Relay.environment(request) ──> the variables with which a worker reaches it
 
     Relay.check() ── now and then, while there are workers: "?" ──> relay ── "!" ──>
                   ── no answer for `ANSWER_TIMEOUT_S` ──> the relay is killed; its workers end, and the next starts another
 
-The relay's own program is `pympipool.transport.tcp.relay_program`. It listens before it can serve, so that agents start
-meanwhile. If it cannot serve after all, that is the reason why they do not reach it.
+The relay's own program is `pympipool.transport.tcp.relay_program`. This process listens in its place, before it starts, so that
+agents start meanwhile. If it cannot serve after all, that is the reason why they do not reach it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ import signal
 import socket
 import subprocess
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
 from pympipool._util.platform import SEND_FLAGS
-from pympipool._util.service_threads import ServiceLogger
+from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
-from pympipool.transport.fork_requests import receive_descriptors
+from pympipool.transport.fork_requests import pass_descriptors, receive_descriptors
+from pympipool.transport.tcp.sockets import own_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 START_TIMEOUT_S = 30.0
 """Seconds that the relay may take to start; usually it takes 0.1 s. Nothing waits for it meanwhile but its workers."""
@@ -48,6 +53,11 @@ PING = b"?"
 PONG = b"!"
 """The relay's answer to `PING`. Other bytes come with the descriptor of a connection to an agent."""
 
+_BACKLOG = 1024
+"""Connections that may wait until the relay serves."""
+
+_LOOPBACK = "127.0.0.1"
+
 _ANSWER_BYTES = 4096
 """Bytes that are received from the relay at a time."""
 
@@ -68,7 +78,9 @@ class Relay:
         self._local_only = local_only
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._addresses = ""  # until the relay listens
+        self._addresses = ""  # until they are known
+        self._hosts: Sequence[str] = ()  # the addresses of this host, once a thread has found them out
+        self._port = 0
         self._is_ready = False  # it serves, and sends nothing but pongs and agents
         self._has_hung_up = False
         self._answer = b""  # what has arrived of it
@@ -95,12 +107,16 @@ class Relay:
                 self.close()
             if self._process is None and self._failure is None:
                 self._start(request)
-            elif self._failure is None and not self._is_ready:
+            elif self._failure is None and self._is_starting:
                 self._receive_answer()
         except Exception as error:  # OSError, WorkerStartError, MemoryError: `environment` raises it
             self._addresses, self._failure = "", error
-        is_usable = self._is_ready or (is_urgent and bool(self._addresses))
+        is_usable = bool(self._addresses) and (self._is_ready or is_urgent)
         return is_usable or self._failure is not None
+
+    @property
+    def _is_starting(self) -> bool:
+        return not (self._is_ready and self._addresses)
 
     def environment(self, request: LaunchRequest) -> dict[str, str]:
         """Return the variables of a worker that may run on another host. To be called when `prepare` has returned True.
@@ -141,34 +157,51 @@ class Relay:
         )
 
     def _start(self, request: LaunchRequest) -> None:
-        """Start the process, and send it what it needs."""
+        """Listen, and start the process, which gets the listening socket."""
         command = program_command("pympipool.transport.tcp.relay_program", "pympipool_relay")
         address, key = request.environment["PYMPIPOOL_ADDRESS"], request.environment["PYMPIPOOL_KEY"]
-        self._process, self._socket = subprocesses.popen_with_socket(
-            command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
-        )
+        with (
+            subprocesses.fork_lock,
+            socket.create_server((_LOOPBACK if self._local_only else "", 0), backlog=_BACKLOG) as listener,
+        ):
+            self._port = listener.getsockname()[1]
+            self._process, self._socket = subprocesses.popen_with_socket(
+                command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
+            )
+            pass_descriptors(self._socket, f"{address} {key}\n".encode(), [listener.fileno()])
         self._since_start = RunningClock()
         self._socket.setblocking(False)
-        self._socket.sendall(f"{address} {key} {int(self._local_only)}\n".encode(), SEND_FLAGS)
+        if self._local_only:
+            self._hosts = [_LOOPBACK]
+        elif not self._hosts:
+            ServiceThread("pympipool_addresses", self._find_addresses).start()
+        self._note_addresses()
+
+    def _find_addresses(self) -> None:
+        """Find out the addresses of this host. In a thread of its own, as servers may be asked that do not answer."""
+        self._hosts = own_addresses() or [_LOOPBACK]
+
+    def _note_addresses(self) -> None:
+        if self._hosts and self._failure is None:
+            self._addresses = " ".join(f"{host}:{self._port}" for host in self._hosts)
 
     def _receive_answer(self) -> None:
         """Receive what has arrived of the relay's answer, or of its end."""
+        self._note_addresses()
         with contextlib.suppress(OSError):
             self._receive()
-        if not self._is_ready and self._since_start.elapsed() > START_TIMEOUT_S:
+        if self._is_starting and self._since_start.elapsed() > START_TIMEOUT_S:
             self._note_failure(f"it has not answered within {START_TIMEOUT_S:g} s")
             if self._process is not None:
                 subprocesses.end(self._process)  # agents would go on waiting for it
 
     def _take_answer(self, received: bytes) -> bytes:
-        """Take the lines in which the relay says where it listens, and whether it can serve. Return what has arrived after them."""
+        """Take the line in which the relay says whether it can serve. Return what has arrived after it."""
         self._answer += received
         while not self._is_ready and b"\n" in self._answer:
             line, _, self._answer = self._answer.partition(b"\n")
             status, _, text = line.decode(errors="replace").partition(" ")
-            if status == "listening":
-                self._addresses = text
-            elif status == "ready":
+            if status == "ready":
                 self._is_ready = True
             else:
                 self._note_failure(text)
@@ -235,7 +268,7 @@ class Relay:
         if monotonic() - self._checked_s < RECENT_S:  # many workers are started one after the other
             return ASK_INTERVAL_S
         self._checked_s = monotonic()
-        if self._socket is not None and not self._is_ready:  # agents are started meanwhile
+        if self._socket is not None and self._is_starting:  # agents are started meanwhile
             if self._failure is None:
                 self._receive_answer()
             return CHECK_INTERVAL_S if self._failure is None else None  # whoever needs it tells of the failure

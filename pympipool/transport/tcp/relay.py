@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import secrets
+import os
 import select
 import socket
 import threading
@@ -251,7 +251,7 @@ class Relay:
 
     def new_token(self) -> bytes:
         """Return a token that cannot be guessed."""
-        return secrets.token_bytes(TOKEN_BYTES)
+        return os.urandom(TOKEN_BYTES)
 
     def add_rank(self, rank: RemoteRank | AgentRank) -> None:
         """Accept connections for shared data of a rank."""

@@ -1,10 +1,10 @@
-"""The relay's program: it listens, tells the master where, and only then imports what the relay needs (`relay.py`).
+"""The relay's program: it takes the socket that its master listens on, and imports what the relay needs (`relay.py`).
 
-    master                                    relay
-    address and key ─────────────────────────►
-                    ◄── "listening", addresses   now programs on other hosts can be started, which takes as long
-                    ◄── "ready"                  or "failed" and the reason, and the end of the process
-                    ◄─── pings, agents ──────►   `Relay.run`
+    master                                     relay
+    listens; now programs on other hosts can be started, which takes as long as this one
+    address, key, listening socket ──────────►
+                    ◄── "ready"                or "failed" and the reason, and the end of the process
+                    ◄─── pings, agents ──────► `Relay.run`
 
 Connections that come before the relay is ready wait in the queue of the listening socket.
 """
@@ -21,36 +21,31 @@ from typing import NoReturn
 from pympipool._core import ring
 from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.tcp.sockets import own_addresses
+from pympipool.transport.fork_requests import receive_descriptors
 
-_BACKLOG = 1024
+_LINE_BYTES = 4096
 
 
 def main() -> NoReturn:
     """Run the relay on the socket whose descriptor the environment names.
 
-    The master sends its address and the key through this socket and receives the relay's addresses. When the socket
-    ends, the relay ends.
+    The master sends its address and the key through this socket, and the listening socket. When it ends, the relay ends.
     """
     signals.reset()
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
     ring.start_watchdog(master.fileno())
-    with master.makefile("rw") as file:
-        address, key, local_only = file.readline().split()
-        try:
-            listener = socket.create_server(("127.0.0.1" if local_only == "1" else "", 0), backlog=_BACKLOG)
-            hosts = ["127.0.0.1"] if local_only == "1" else own_addresses() or ["127.0.0.1"]
-            port = listener.getsockname()[1]
-            print("listening", *(f"{host}:{port}" for host in hosts), file=file, flush=True)
+    line, (listener,) = receive_descriptors(master, _LINE_BYTES)
+    address, key = line.decode().split()
+    try:
+        from pympipool.transport.tcp.relay import Relay  # with OpenSSL
 
-            from pympipool.transport.tcp.relay import Relay  # with OpenSSL: half of the time that the start takes
-
-            relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), listener, master)
-        except (OSError, ImportError) as error:  # SSLError, too
-            print("failed", *str(error).split(), file=file, flush=True)  # in one line
-            sys.exit(1)
-        _allow_many_descriptors()
-        print("ready", file=file, flush=True)
+        config = WorkerConfig(address, bytes.fromhex(key), 0, 1, "")
+        relay = Relay(config, socket.socket(fileno=listener), master)
+    except (OSError, ImportError) as error:  # SSLError, too
+        master.sendall(f"failed {' '.join(str(error).split())}\n".encode())  # in one line
+        sys.exit(1)
+    _allow_many_descriptors()
+    master.sendall(b"ready\n")
     relay.run()
 
 

@@ -19,7 +19,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool._core.shared_memory import Mapping
-from pympipool.errors import SerializationError
 from pympipool.transport.tcp.stream import ENDED, MISSING, PIECE, PLACE, STORED, WANTED
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ CHECK_INTERVAL_S = 1.0
 
 STALLED_S = 10.0
 """Time without progress after which no rank waits any more for another one that gets the same data."""
+
+
+class UnsendableError(Exception):
+    """Shared data cannot be sent; the message is for the rank that asks for them."""
 
 
 class HostCopy:
@@ -121,7 +124,7 @@ class _Connection:
     def _answer(self, key: bytes, host: bytes, missed: bytes) -> None:
         try:
             found = self._find(key)
-        except SerializationError as error:
+        except UnsendableError as error:
             self._stream.send(MISSING, 0, 0, [str(error).encode()])
             return
         if found is None:
@@ -140,7 +143,7 @@ class _Connection:
         """Return the data of a key, which this rank holds from now on; None if they have been released.
 
         Raises:
-            SerializationError: They cannot be sent.
+            UnsendableError: They cannot be sent.
         """
         with self._changed:
             found = self._objects.get(key)
@@ -154,9 +157,9 @@ class _Connection:
         try:
             mapping = Mapping.attach(descriptor)
         except OSError as error:
-            raise SerializationError(f"the relay beside the script cannot map shared data: {error}") from error
+            raise UnsendableError(f"the relay beside the script cannot map shared data: {error}") from error
         if mapping.is_writable:
-            raise SerializationError(
+            raise UnsendableError(
                 "a shared array can be written only where the script is: have calls on other hosts return what they compute, and"
                 " put it into the array in the script; or pass a copy, array.copy()"
             )
