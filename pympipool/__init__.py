@@ -77,6 +77,8 @@ def __getattr__(name: str) -> object:
     """Import a public name at its first use (PEP 562)."""
     module_name = _MODULES.get(name)
     if module_name is None:
+        if _sys._getframe(1).f_code.co_name == "_handle_fromlist":  # an import statement, before it looks for a module
+            raise AttributeError(name)
         if not name.startswith("_"):  # programs probe for such names; it may also be a module that is not imported yet
             former_names = _names_of_before()
             if name in former_names.ROOT:

@@ -38,8 +38,17 @@ from pympipool.transport.tcp.handshake import (
     client_handshake,
 )
 from pympipool.transport.tcp.shared_copies import SharedCopies
-from pympipool.transport.tcp.sockets import enable_keepalive, set_nodelay
-from pympipool.transport.tcp.stream import CONTROL, HELLO, NO_MORE_CALLS, READY, RECALLED, RESUME, Message, Stream
+from pympipool.transport.tcp.sockets import connect_to, enable_keepalive, set_nodelay
+from pympipool.transport.tcp.stream import (
+    CONTROL,
+    HELLO,
+    NO_MORE_CALLS,
+    READY,
+    RECALLED,
+    RESUME,
+    Message,
+    Stream,
+)
 
 ADDRESS_TIMEOUT_S = 3.0
 """Seconds to wait for one address before the next one is tried."""
@@ -179,6 +188,7 @@ class TcpChannel:
         self, stream: Stream, keepalive: socket.socket, stream_lock: threading.RLock, copies: SharedCopies
     ) -> None:
         self._stream = stream
+        self._keepalive: socket.socket | None = keepalive  # until the recall thread has it
         self._copies = copies
         self._stream_lock = stream_lock
         self._running = 0  # id of the running call, or of the last one
@@ -188,7 +198,6 @@ class TcpChannel:
         self.stamps: list[int] = []
         self._import_times: ModuleType | None = None  # measures what traced calls import
         stream_lock.acquire()
-        threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True).start()
 
     def receive(self) -> Message:
         """Wait for the next message and return it. A call counts as begun from here on. Recalled calls are skipped."""
@@ -202,6 +211,8 @@ class TcpChannel:
                 return message
             elif not self._unresumed_recalls:
                 self._running = message[1]
+                if self._keepalive is not None:
+                    self._start_recall_thread(self._keepalive)
                 if self._running & TRACED:
                     self._start_import_times()
                 self._received_ns = monotonic_ns()
@@ -229,6 +240,11 @@ class TcpChannel:
         if self._import_times is not None:
             self._import_times.take()
         self._received_ns = monotonic_ns()
+
+    def _start_recall_thread(self, keepalive: socket.socket) -> None:
+        """Start the recall thread with the first call: before it, there is nothing to recall that the main thread does not see."""
+        self._keepalive = None
+        threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True).start()
 
     def _start_import_times(self) -> None:
         if self._import_times is None:
@@ -300,7 +316,7 @@ def _connect(
     """Open both connections to a relay, which has to prove the executor's key. Return them, and the token of this rank."""
     host, _, port = address.rpartition(":")
     timeout_s = max(min(ADDRESS_TIMEOUT_S, deadline - monotonic()), 0.1)
-    connection = socket.create_connection((host, int(port)), timeout_s)
+    connection = connect_to(host, int(port), timeout_s)
     try:
         connection.settimeout(HANDSHAKE_TIMEOUT_S)
         set_nodelay(connection)
@@ -309,7 +325,7 @@ def _connect(
         connection.close()
         raise
     try:
-        keepalive = socket.create_connection((host, int(port)), HANDSHAKE_TIMEOUT_S)
+        keepalive = connect_to(host, int(port), HANDSHAKE_TIMEOUT_S)
     except BaseException:
         stream.close()
         raise
@@ -331,7 +347,7 @@ def _connect_for_data(addresses: Sequence[str], config: WorkerConfig, token: byt
 
 def _connect_to_address_for_data(address: str, config: WorkerConfig, token: bytes) -> Stream:
     host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)), HANDSHAKE_TIMEOUT_S)
+    connection = connect_to(host, int(port), HANDSHAKE_TIMEOUT_S)
     try:
         set_nodelay(connection)
         connection.sendall(DATA_MAGIC + token)

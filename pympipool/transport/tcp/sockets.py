@@ -13,6 +13,15 @@ HOST_GONE_S = 4
 """Seconds within which each side notices that the other host is gone: one second of silence, then three probes."""
 
 
+def connect_to(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to an IPv4 address, which is passed on as bytes: for a text, Python imports tables of all scripts of the world.
+
+    Raises:
+        OSError: It cannot be reached in time.
+    """
+    return socket.create_connection((host.encode(), port), timeout_s)  # type: ignore[arg-type]
+
+
 def set_nodelay(connection: socket.socket) -> None:
     """Have small messages sent at once instead of collected (TCP_NODELAY)."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -98,8 +98,7 @@ class Stream:
         self._pending: Callable[[], int] = getattr(connection, "pending", _nothing_pending)
         self.received_bytes = 0
         self._outgoing = bytearray()
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(new_buffer(_BUFFER_BYTES))  # its pages are not touched before they are needed
         self._begin = self._end = 0  # of the received bytes in the buffer that were not consumed yet
 
     def fileno(self) -> int:
@@ -167,10 +166,10 @@ class Stream:
             OSError: The peer is gone, or the time is over.
         """
         self._fill(_HEAD.size)
-        kind, count, id_, tag = _HEAD.unpack_from(self._buffer, self._begin)
+        kind, count, id_, tag = _HEAD.unpack_from(self._view, self._begin)
         self._begin += _HEAD.size
         self._fill(count * _SIZE_BYTES)
-        sizes = struct.unpack_from(f"<{count}Q", self._buffer, self._begin)
+        sizes = struct.unpack_from(f"<{count}Q", self._view, self._begin)
         self._begin += count * _SIZE_BYTES
         return kind, id_, tag, [self._read_exactly(size) for size in sizes]
 
@@ -181,7 +180,7 @@ class Stream:
                 self._begin = self._end = 0
             elif self._begin and self._end + _COALESCE_MAX_BYTES > _BUFFER_BYTES:
                 rest = self._end - self._begin
-                self._buffer[:rest] = self._buffer[self._begin : self._end]
+                self._view[:rest] = self._view[self._begin : self._end]
                 self._begin, self._end = 0, rest
             self._end += self._receive_into(self._view[self._end :])
 
@@ -189,7 +188,7 @@ class Stream:
         """Return the next `size` bytes: small parts copied from the buffer, large ones received into their place."""
         if size <= _COALESCE_MAX_BYTES:
             self._fill(size)
-            part = self._buffer[self._begin : self._begin + size]
+            part = bytearray(self._view[self._begin : self._begin + size])
             self._begin += size
             return part
         large_part = new_buffer(size)
