@@ -16,10 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
+NUMBER = "PYMPIPOOL_WORKER"
+"""The variable with a worker's number: all that tells the workers apart that are forked for one request after the other."""
+
 _VARIABLES = (
     "PYMPIPOOL_ADDRESS",
     "PYMPIPOOL_KEY",
-    "PYMPIPOOL_WORKER",
+    NUMBER,
     "PYMPIPOOL_RANKS",
     "PYMPIPOOL_PATH",  # already used by the first lines of the program, see backends/program.py
     "PYMPIPOOL_LAUNCHER",
@@ -38,7 +41,7 @@ class WorkerConfig:
     """The configuration of a worker, as its environment brings it.
 
     Attributes:
-        address: Address of the master's listener: `@name` for an abstract Unix socket, else a path.
+        address: Address of the master's listener: `@name` for an abstract Unix socket, else a path; "": it is on another host.
         key: The executor's key. It proves to the master that this process is one of its workers.
         worker: Number of the worker.
         ranks: Number of processes of the worker.
@@ -125,6 +128,12 @@ class WorkerConfig:
             root_only=variables["PYMPIPOOL_RESULT_OF"] == "root",
             agent_sockets=_agent_sockets(variables["PYMPIPOOL_AGENT"]),
         )
+
+
+def forget_variables(environ: MutableMapping[str, str]) -> None:
+    """Remove the variables of a worker from the environment of a program that is none, and forks workers."""
+    for name in _VARIABLES:
+        environ.pop(name, None)
 
 
 def _agent_sockets(variable: str) -> list[int]:

@@ -54,15 +54,18 @@ def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
     """
     if not config.tcp_addresses:
         return WorkerControl.connect(config)
-    try:
-        control = WorkerControl.connect(config)
-    except (ConnectionRefusedError, FileNotFoundError):  # no such socket on this host: the master is on another one
-        from pympipool.transport.tcp.client import TcpControl
+    if config.address:  # else it is known that the master is on another host
+        try:
+            control = WorkerControl.connect(config)
+        except (ConnectionRefusedError, FileNotFoundError):  # no such socket on this host
+            pass
+        else:
+            for descriptor in config.agent_sockets:
+                os.close(descriptor)
+            return control
+    from pympipool.transport.tcp.client import TcpControl
 
-        return TcpControl.through_agent(config) if config.agent_sockets else TcpControl.connect(config)
-    for descriptor in config.agent_sockets:
-        os.close(descriptor)
-    return control
+    return TcpControl.through_agent(config) if config.agent_sockets else TcpControl.connect(config)
 
 
 class WorkerControl:

@@ -1,15 +1,17 @@
-"""Requests for forked workers over a Unix socket: a byte, and descriptors.
+"""Requests for forked workers over a Unix socket: a few bytes, and descriptors.
 
-    send_request(socket, body, pipes) ── a byte; file with the body, pipes ──> receive_request(socket)
+    RequestSender.send(template, number, pipes) ── file with the template, if it is another one ──> receive_request(socket)
+                                                ── number; pipes ────────────────────────────────>
 
-The body is in a file in memory, whose descriptor comes first. So the receiver's buffer takes hundreds of requests of any
-size, and a sender never waits for the receiver to read.
+The template is what many workers have in common. It is in a file in memory, so the receiver's buffer takes hundreds of requests
+with templates of any size, and a sender never waits for the receiver to read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from array import array
 
 from pympipool._util.cmodules import socket
@@ -18,32 +20,55 @@ from pympipool._util.platform import RECEIVE_FLAGS, SEND_FLAGS, memory_descripto
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import BinaryIO
+    from typing import BinaryIO, TypeAlias
 
-_DESCRIPTORS_MAX = 6
-"""Most descriptors of a request: the body, stdout, stderr and status pipe of a worker, and its two connections to an agent."""
+    Request: TypeAlias = "tuple[bool, int, list[int]]"
+
+_HEAD = struct.Struct("<?I")  # is it a template? the number of a worker
+
+_DESCRIPTORS_MAX = 5
+"""Most descriptors of a request: stdout, stderr and status pipe of a worker, and its two connections to an agent."""
 
 
-def send_request(connection: socket.socket, body: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send a request.
+class RequestSender:
+    """Sends requests over one connection.
 
-    Raises:
-        OSError: The receiver is gone; or there is no room, and the socket does not block.
+    Args:
+        connection: The connection.
     """
-    with memory_file() as file:
-        file.write(body)
-        file.flush()
-        pass_descriptors(connection, b"\0", (file.fileno(), *descriptors))
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._template = b""  # the one that was sent last
+
+    def send(self, template: bytes, number: int, descriptors: Sequence[int]) -> None:
+        """Send a request.
+
+        Args:
+            template: What the worker has in common with others.
+            number: Its number.
+            descriptors: Its stdout, stderr and status pipe, and from an agent its two connections to it.
+
+        Raises:
+            OSError: The receiver is gone; or there is no room, and the socket does not block.
+        """
+        if template != self._template:
+            with memory_file() as file:
+                file.write(template)
+                file.flush()
+                pass_descriptors(self._connection, _HEAD.pack(True, 0), (file.fileno(),))
+            self._template = template
+        pass_descriptors(self._connection, _HEAD.pack(False, number), descriptors)
 
 
-def pass_descriptors(connection: socket.socket, byte: bytes, descriptors: Sequence[int]) -> None:
-    """Send a byte with descriptors.
+def pass_descriptors(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    """Send a few bytes with descriptors.
 
     Raises:
         OSError: The receiver is gone; or there is no room, and the socket does not block.
     """
     passed = array("i", descriptors)
-    connection.sendmsg([byte], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], SEND_FLAGS)
+    connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], SEND_FLAGS)
 
 
 def receive_descriptors(connection: socket.socket, size: int = 1) -> tuple[bytes, list[int]]:
@@ -60,18 +85,22 @@ def receive_descriptors(connection: socket.socket, size: int = 1) -> tuple[bytes
     return data, [*descriptors]
 
 
-def receive_request(connection: socket.socket) -> list[int] | None:
-    """Return the descriptors of the next request, that of its body first; None when the sender is gone."""
+def receive_request(connection: socket.socket) -> Request | None:
+    """Return the next request: True if it is a template, the number of a worker, and descriptors; None when the sender is gone."""
     try:
-        byte, descriptors = receive_descriptors(connection)
+        head, descriptors = receive_descriptors(connection, _HEAD.size)
     except OSError:
         return None
-    return descriptors if byte else None
+    return (*_HEAD.unpack(head), descriptors) if head else None
 
 
-def read_body(file: int) -> bytes:
-    """Return the body of a request."""
-    return os.pread(file, os.fstat(file).st_size, 0)
+def read_template(descriptors: list[int]) -> bytes:
+    """Return a template from the descriptors that it has come with, and close them."""
+    (file,) = descriptors
+    try:
+        return os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(file)
 
 
 def memory_file() -> BinaryIO:

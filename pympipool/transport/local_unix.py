@@ -152,6 +152,17 @@ class MasterEnd:
         self._socket.close()
 
 
+def may_listen(address: str) -> bool:
+    """Return False if no process of this host listens at an address."""
+    if not address.startswith("@"):
+        return os.path.exists(address)
+    try:
+        with open("/proc/net/unix", "rb") as file:
+            return address.encode() in file.read()
+    except OSError:
+        return True
+
+
 def connect(address: str) -> socket.socket:
     """Connect to the listener of a master.
 

@@ -15,6 +15,7 @@
         injection.py       arguments that come from init_function
         error_log.py       failed calls, logged for the user
       forkserver.py        a warm process that forks workers
+        forked.py          what makes a fork of it a worker, and its exit
       agent.py             on another host: a forkserver, and what connects it with the master
         preloading.py      forks of it that have imported what calls import
         imports.py         which modules calls import, and which of them are safe to fork with
@@ -54,7 +55,7 @@ def main() -> None:
         from pympipool.worker.job import run
 
         run(job)
-    signal.signal(signal.SIGINT, _ignore_sigint)
+    signal.signal(signal.SIGINT, ignore_signal)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)
     ring.start_watchdog(control.watched_master())
@@ -72,5 +73,5 @@ def main() -> None:
         control.release()
 
 
-def _ignore_sigint(_number: int, _frame: FrameType | None) -> None:
+def ignore_signal(_number: int, _frame: FrameType | None) -> None:
     """Leave Ctrl-C to the master. Unlike SIG_IGN, a handler is not inherited by programs that calls start."""

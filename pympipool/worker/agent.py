@@ -12,12 +12,11 @@ connects again. When the master is gone, the agent ends, and with it the forkser
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  used for the address that a worker connects to for shared data
 import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
 from pympipool._core import ring
@@ -25,6 +24,7 @@ from pympipool._util import signals
 from pympipool._util.devices import assigned_devices
 from pympipool.transport import host_stream
 from pympipool.transport.bootstrap import WorkerConfig
+from pympipool.transport.fork_requests import RequestSender
 from pympipool.transport.frames import STATUS, decode_body, encode_body
 from pympipool.transport.host_stream import DATA, MESSAGES, PAUSE, RECALLS, REQUEST, RESUME
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
@@ -122,11 +122,13 @@ class Template(NamedTuple):
         environment: Their environment, but for the number and the devices.
         imports: `sys.path`, and the modules to import before the fork.
         gpus: The number of devices of each.
+        request: What the forkserver gets for workers without devices.
     """
 
     environment: dict[str, str]
     imports: tuple[object, ...]
     gpus: int
+    request: bytes
 
 
 class Agent:
@@ -146,7 +148,8 @@ class Agent:
         self._forkserver = forkserver
         self._environment = dict(os.environ)
         self._device_variable, self._devices = devices
-        self._template = Template({}, (), 0)  # of the workers that are requested next
+        self._requests = RequestSender(forkserver)
+        self._template = Template({}, (), 0, b"")  # of the workers that are requested next
         self._workers: dict[int, AgentWorker] = {}  # by number
         self._sources: dict[int, tuple[AgentWorker, int]] = {}  # by descriptor
         self._events: dict[int, int] = {}  # what is waited for, of descriptors of workers
@@ -228,7 +231,9 @@ class Agent:
         if kind == REQUEST:
             match decode_body(data):
                 case ("workers", changed, removed, path, preload, gpus):
-                    self._template = Template(self._environment_with(changed, removed), (path, preload), gpus)
+                    environment = self._environment_with(changed, removed)
+                    request = self._request(environment, (path, preload), ())
+                    self._template = Template(environment, (path, preload), gpus, request)
                 case ("fork",):
                     self._fork(number, self._template)
                 case ("signal", number, signal_number) if worker is not None:
@@ -255,6 +260,11 @@ class Agent:
         kept = {name: value for name, value in self._environment.items() if name not in removed}
         return {**kept, **changed}
 
+    def _request(self, environment: dict[str, str], imports: tuple[object, ...], devices: Sequence[str]) -> bytes:
+        """Return what the forkserver gets for workers with these devices."""
+        of_devices = {self._device_variable: ",".join(devices)} if self._device_variable else {}
+        return encode_body(({**environment, **of_devices}, None, *imports))
+
     def _fork(self, number: int, template: Template) -> None:
         """Have the forkserver fork a worker.
 
@@ -263,15 +273,14 @@ class Agent:
             template: What it has in common with others.
         """
         devices: list[str] = []
+        request = template.request
         if template.gpus:
             used = {name for other in self._workers.values() for name in other.devices}
             devices = [name for name in self._devices if name not in used][: template.gpus]
-        environment = {**template.environment, "PYMPIPOOL_WORKER": str(number)}
-        if self._device_variable:
-            environment[self._device_variable] = ",".join(devices)
+            request = self._request(template.environment, template.imports, devices)
         worker = AgentWorker(number, devices)
         try:
-            worker.request(self._forkserver, encode_body((environment, None, *template.imports)))
+            worker.request(self._requests, request)
         except OSError as error:
             self._frames.put(DATA, host_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())
             self._frames.put(DATA, host_stream.STATUS, number, STATUS.pack(0, 1))

@@ -7,7 +7,7 @@ import os
 import socket
 
 from pympipool.transport import host_stream
-from pympipool.transport.fork_requests import send_request
+from pympipool.transport.fork_requests import RequestSender
 from pympipool.transport.frames import RUNNING, STATUS
 from pympipool.transport.host_stream import MESSAGES
 from pympipool.transport.tcp.agent_stream import SLICE_BYTES
@@ -40,8 +40,12 @@ class AgentWorker:
         self._signal = 0  # that is to be sent when the pid is known
         self._has_ended = False
 
-    def request(self, forkserver: socket.socket, body: bytes) -> None:
+    def request(self, forkserver: RequestSender, template: bytes) -> None:
         """Have the worker forked.
+
+        Args:
+            forkserver: Sends the request.
+            template: What the worker has in common with others.
 
         Raises:
             OSError: There are not enough descriptors, or the forkserver is gone.
@@ -56,7 +60,7 @@ class AgentWorker:
                 theirs.append(other.detach())
                 setattr(self, name, ours)
                 ours.setblocking(False)
-            send_request(forkserver, body, theirs)
+            forkserver.send(template, self.number, theirs)
         except BaseException:
             for descriptor in self.sources.values():
                 os.close(descriptor)

@@ -20,36 +20,50 @@ import contextlib
 import gc
 import os
 import select
-import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from pympipool._util import signals
+from pympipool._util import fork_hooks, signals
+from pympipool._util.cmodules import signal
 from pympipool._util.platform import HAS_WAITID
-from pympipool.transport.fork_requests import read_body, receive_request
+from pympipool.transport.bootstrap import NUMBER, WorkerConfig, forget_variables
+from pympipool.transport.fork_requests import read_template, receive_request
 from pympipool.transport.frames import RUNNING, STATUS, decode_body
+from pympipool.transport.local_unix import may_listen
+from pympipool.worker import ignore_signal
+from pympipool.worker.forked import make_streams, run
 from pympipool.worker.imports import report_imports, reseed
 from pympipool.worker.preloading import Preloading
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
 
-class Request(NamedTuple):
-    """A request of the master for a worker.
+    from pympipool.worker.preloading import Target
+
+
+class Template(NamedTuple):
+    """What many workers have in common, as the master has described it.
 
     Attributes:
-        environment, cwd: Those of the worker.
+        body: The description.
+        environment, cwd: Those of the workers; the environment lacks the number.
         path: `sys.path`.
         preload: Names of modules to import before forks; None: those that calls have imported.
-        descriptors: The request itself, and stdout, stderr and status pipe of the worker; from an agent also the worker's two
-            connections to it.
+        config: The configuration in the environment; None: there is none, or the program that the workers start needs it there.
+        changes: How the environment differs from that of this process, without the configuration: names and values; None: it is
+            not there.
     """
 
+    body: bytes
     environment: dict[str, str]
     cwd: str | None
     path: list[str]
     preload: tuple[str, ...] | None
-    descriptors: list[int]
+    config: WorkerConfig | None
+    changes: list[tuple[str, str | None]]
 
 
 class Forkserver:
@@ -66,16 +80,18 @@ class Forkserver:
         self.environment = dict(os.environ)
         self.status_pipes: dict[int, int] = {}  # by the pid of the worker
         self.wakeup_pipe = os.pipe()
+        self.own = [self.wakeup_pipe[1]]  # descriptors that workers close
         self.poll = select.poll()
         self.is_preloaded = self.is_warm = reporter is not None
         self.is_open = True
         self.target = target
         self.known_modules = frozenset(sys.modules)
+        self.template: Template | None = None
+        self.streams: Sequence[TextIO] = ()  # of workers
+        self.served: Target | None = None  # that of the template
         self.preloading: Preloading | None = None
         if reporter is None:
-            self.preloading = Preloading(
-                self._watch, self.poll.unregister, self._serve_preloaded, self._close_inherited
-            )
+            self.preloading = Preloading(self._watch, self._unwatch, self._serve_preloaded, self._close_inherited)
             reporter = self.preloading.reporter
         self.reporter = reporter
         for descriptor in self.wakeup_pipe:
@@ -83,13 +99,15 @@ class Forkserver:
 
     def serve(self) -> NoReturn:
         """Fork workers until the master hangs up."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signals.reset()  # modules that were imported may have changed them
+        signal.signal(signal.SIGINT, ignore_signal)
+        signal.signal(signal.SIGCHLD, ignore_signal)
         signal.set_wakeup_fd(self.wakeup_pipe[1])
         master = self.master.fileno()
         self._watch(master)
         self._watch(self.wakeup_pipe[0])
         if not self.is_warm:
+            gc.disable()  # until all is imported
             _preload_own()  # before the first request, which may be on its way
         while self.is_open or self.status_pipes:
             for descriptor, _ in self.poll.poll():
@@ -104,39 +122,56 @@ class Forkserver:
 
     def _watch(self, descriptor: int) -> None:
         self.poll.register(descriptor, select.POLLIN)
+        self.own.append(descriptor)
+
+    def _unwatch(self, descriptor: int) -> None:
+        self.poll.unregister(descriptor)
+        self.own.remove(descriptor)
 
     def _serve_preloaded(self, requests: socket.socket, target: int) -> NoReturn:
         """Serve requests in a preloaded process, which was forked for that."""
         gc.collect()
         gc.freeze()
-        Forkserver(requests, self.reporter, target).serve()
+        forkserver = Forkserver(requests, self.reporter, target)
+        forkserver.streams = self.streams
+        forkserver.serve()
 
     def _serve_request(self) -> None:
-        """Fork a worker, or have it forked by a preloaded process."""
-        request = _receive_request(self.master)
+        """Take a template, or fork a worker, or have it forked by a preloaded process."""
+        request = receive_request(self.master)
         if request is None:
             self.is_open = False
-            self.poll.unregister(self.master)
+            self.poll.unregister(self.master)  # it stays open
             if not self.is_preloaded:  # the master is gone, and so will the workers be
                 os._exit(0)
             return
-        if not self.is_warm:
-            sys.path[:] = request.path  # workers must import the same modules as the master
-            _preload()
-            self.is_warm = True
-            self.known_modules = frozenset(sys.modules)
-        target = None
+        is_template, number, descriptors = request
+        if is_template:
+            self._take_template(read_template(descriptors))
+            return
+        assert self.template is not None
+        target = self.served
         if self.preloading is not None:
-            target = self.preloading.target_for(request.environment, request.path, request.preload)
-            self._write_notices(request.descriptors[2])
-        if target is not None and target.forward(request.descriptors):
-            os.close(request.descriptors[3])
+            self._write_notices(descriptors[1])
+        if target is not None and target.forward(self.template.body, number, descriptors):
+            os.close(descriptors[2])
         else:
-            self._fork_worker(request, self.target if target is None else target.number)
-        for descriptor in request.descriptors[:3] + request.descriptors[4:]:
+            self._fork_worker(self.template, number, descriptors, self.target if target is None else target.number)
+        for descriptor in descriptors[:2] + descriptors[3:]:
             os.close(descriptor)
         if target is not None and self.preloading is not None:
             self.preloading.start_missing(target)
+
+    def _take_template(self, body: bytes) -> None:
+        """Prepare what the workers have in common that are requested next."""
+        self.template = template = _decode_template(body, self.environment)
+        if not self.is_warm:
+            sys.path[:] = template.path  # workers must import the same modules as the master
+            self.streams = _preload()
+            self.is_warm = True
+            self.known_modules = frozenset(sys.modules)
+        if self.preloading is not None:
+            self.served = self.preloading.target_for(template.environment, template.path, template.preload)
 
     def _write_notices(self, stderr: int) -> None:
         """Write what the user must know of preloaded modules to the stderr of a worker."""
@@ -145,8 +180,9 @@ class Forkserver:
             with contextlib.suppress(OSError):
                 os.write(stderr, self.preloading.notices.pop(0).encode())
 
-    def _fork_worker(self, request: Request, target: int) -> None:
-        _, stdout, stderr, status_pipe, *agent_sockets = request.descriptors
+    def _fork_worker(self, template: Template, number: int, descriptors: list[int], target: int) -> None:
+        stdout, stderr, status_pipe, *agent_sockets = descriptors
+        config = template.config
         try:
             pid = os.fork()
         except OSError as error:
@@ -159,29 +195,27 @@ class Forkserver:
                 if not _write_status(status_pipe, os.getpid(), RUNNING):
                     os._exit(0)  # another forkserver has got the request
                 os.close(status_pipe)
-                os.close(request.descriptors[0])
                 self._close_inherited()
-                _set_environment(request.environment, self.environment)
-                if agent_sockets:
-                    os.environ["PYMPIPOOL_AGENT"] = " ".join(map(str, (os.getpid(), *agent_sockets)))
+                fork_hooks.restore()
+                _set_environment(template, number, agent_sockets)
                 if self.is_preloaded:
                     reseed()
-                _run_worker(request.cwd, stdout, stderr, lambda: self._report_imports(request, target))
+                if config is not None:
+                    config.worker, config.agent_sockets = number, tuple(agent_sockets)
+                after_call = partial(self._report_imports, template, target)
+                run(config, template.cwd, self.streams, (stdout, stderr), after_call)
             self.status_pipes[pid] = status_pipe
 
-    def _report_imports(self, request: Request, target: int) -> None:
+    def _report_imports(self, template: Template, target: int) -> None:
         """Tell from a worker what its call has imported, if that is to be learned."""
-        if request.preload is None:
+        if template.preload is None:
             report_imports(self.reporter, target, self.known_modules)
 
     def _close_inherited(self) -> None:
         """Close in the forked worker what belongs to the forkserver."""
         signal.set_wakeup_fd(-1)
-        for descriptor in (*self.status_pipes.values(), *self.wakeup_pipe):
+        for descriptor in (*self.own, *self.status_pipes.values()):
             os.close(descriptor)
-        self.master.close()
-        if self.preloading is not None:
-            self.preloading.close()
 
     def _reap_workers(self) -> None:
         """Reap the workers that have exited, and report their exit codes to the master."""
@@ -239,7 +273,7 @@ def _write_status(status_pipe: int, pid: int, exit_code: int) -> bool:
 
 def main() -> NoReturn:
     """Run the forkserver on the connection whose descriptor is in the environment."""
-    signals.reset()
+    forget_variables(os.environ)
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_FORKSERVER")))
     Forkserver(master).serve()
 
@@ -254,90 +288,53 @@ def _preload_own() -> None:
     import pympipool.worker.serial  # noqa: F401
 
 
-def _preload() -> None:
-    """Import what some workers need of others, and keep the garbage collector from touching in each worker what is imported."""
+def _preload() -> list[TextIO]:
+    """Import what some workers need of others, and keep the garbage collector from touching in each worker what is imported.
+
+    Returns:
+        The streams of workers.
+    """
     import pympipool.serialization.by_value  # noqa: F401
 
-    gc.collect()
-    gc.freeze()
+    streams = make_streams()
+    fork_hooks.set_aside()
+    gc.freeze()  # without a collection: imports leave next to nothing
+    gc.enable()
+    return streams
 
 
-def _receive_request(master: socket.socket) -> Request | None:
-    """Return the next request; None when the master is gone."""
-    descriptors = receive_request(master)
-    if descriptors is None:
-        return None
-    environment, cwd, path, preload = decode_body(read_body(descriptors[0]))
-    return Request(environment, cwd, path, preload, descriptors)
+def _decode_template(body: bytes, ours: dict[str, str]) -> Template:
+    """Return a template.
+
+    Args:
+        body: How it has arrived.
+        ours: The environment of this process.
+    """
+    environment, cwd, path, preload = decode_body(body)
+    config, wanted = None, environment
+    if "PYMPIPOOL_JOB" not in environment:
+        rest = {**environment, NUMBER: "0"}
+        with contextlib.suppress(ValueError):  # the worker tells it
+            config = WorkerConfig.from_environ(rest)
+            wanted = rest
+    if config is not None and config.tcp_addresses and not may_listen(config.address):
+        config.address = ""  # no worker needs to try it
+    changes: list[tuple[str, str | None]] = [(name, None) for name in ours.keys() - wanted.keys()]
+    changes += [(name, value) for name, value in wanted.items() if ours.get(name) != value]
+    return Template(body, environment, cwd, path, preload, config, changes)
 
 
-def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:
-    """Change only variables that differ from ours. They are few; setting all would take half as long as the fork."""
-    for name in ours.keys() - wanted.keys():
-        del os.environ[name]
-    for name, value in wanted.items():
-        if ours.get(name) != value:
+def _set_environment(template: Template, number: int, agent_sockets: list[int]) -> None:
+    """Change in a forked process only variables that differ. They are few; setting all would take half as long as the fork."""
+    for name, value in template.changes:
+        if value is None:
+            del os.environ[name]
+        else:
             os.environ[name] = value
-
-
-def _run_worker(cwd: str | None, stdout: int, stderr: int, after_call: Callable[[], None]) -> NoReturn:
-    """Set up the forked process as requested, run the worker program, and exit."""
-    code = 1
-    try:
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _redirect("stdout", stdout, 1)
-        _redirect("stderr", stderr, 2)
-        if cwd is not None:
-            os.chdir(cwd)
-        from pympipool.worker import main as serve
-
-        serve()
-        after_call()
-        code = 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        _exit(code)
-
-
-def _redirect(name: str, pipe: int, descriptor: int) -> None:
-    """Make the pipe a standard descriptor, with a new stream: the old one knows what its descriptor was before."""
-    os.dup2(pipe, descriptor)
-    os.close(pipe)
-    stream = open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    setattr(sys, name, stream)
-    setattr(sys, f"__{name}__", stream)
-
-
-def _exit(code: int) -> NoReturn:
-    """Exit a forked worker as the interpreter would: wait for threads, run exit functions, flush streams."""
-    import atexit
-
-    try:
-        _wait_for_threads()
-        atexit._run_exitfuncs()
-        _finalize_mpi()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-def _wait_for_threads() -> None:
-    """Wait for all threads but daemons, as the interpreter does: thread pools, for example, finish what they were given."""
-    threading = sys.modules.get("threading")
-    if threading is not None:
-        threading._shutdown()
-
-
-def _finalize_mpi() -> None:
-    """Call MPI_Finalize, as mpi4py does at exit but not at os._exit: an MPI library has files in /dev/shm to remove."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()
+    if template.config is None:
+        os.environ[NUMBER] = str(number)
+        if agent_sockets:
+            os.environ["PYMPIPOOL_AGENT"] = " ".join(map(str, (os.getpid(), *agent_sockets)))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from array import array
 
 from pympipool._core.ring import end_with_parent
 from pympipool._util.platform import SEND_FLAGS
+from pympipool.transport.fork_requests import RequestSender
 from pympipool.worker.imports import LEARNED_MODULES_MIN, REPORT_MAX_BYTES, import_all, package_of
 
 TYPE_CHECKING = False
@@ -60,7 +60,7 @@ class Preloading:
     ) -> None:
         self._register, self._unregister = register, unregister
         self._serve, self._close_inherited = serve, close_inherited
-        self._targets: dict[Key, _Target] = {}
+        self._targets: dict[Key, Target] = {}
         self._processes: dict[int, _PreloadedProcess] = {}  # by descriptor
         self._reports, self.reporter = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.reporter.setblocking(False)
@@ -69,7 +69,7 @@ class Preloading:
 
     def target_for(
         self, environment: Mapping[str, str], path: Sequence[Any], preload: tuple[str, ...] | None
-    ) -> _Target | None:
+    ) -> Target | None:
         """Return the target of a request; None if nothing is to be imported for it.
 
         Args:
@@ -84,10 +84,10 @@ class Preloading:
         except TypeError:  # an entry of the path is not hashable
             return None
         if target is None and len(self._targets) < PROCESSES_MAX:
-            target = self._targets[key] = _Target(len(self._targets), key, list(preload or ()))
+            target = self._targets[key] = Target(len(self._targets), key, list(preload or ()))
         return target
 
-    def start_missing(self, target: _Target) -> None:
+    def start_missing(self, target: Target) -> None:
         """Start the process of a target that has none. No request may be open: the process would inherit its descriptors."""
         if target.process is None:
             self._start(target)
@@ -120,12 +120,6 @@ class Preloading:
                     self.notices.append(f"preload: {problem}; calls import it themselves\n")
                 self._start(target)
 
-    def close(self) -> None:
-        """Close in a forked process what belongs to the forkserver, and nothing else needs."""
-        self._reports.close()
-        for process in self._processes.values():
-            process.socket.close()
-
     def _learn(self, report: bytes) -> None:
         """Take note of the modules that a call has imported."""
         number, *names = report.decode(errors="replace").split("\n")
@@ -133,7 +127,7 @@ class Preloading:
         if target.learn(names):
             self._start(target)
 
-    def _start(self, target: _Target) -> None:
+    def _start(self, target: Target) -> None:
         """Start a preloaded process for a target, if it has modules to import and none is starting."""
         if target.starting is not None or not target.modules or target.starts >= STARTS_MAX:
             return
@@ -166,7 +160,7 @@ class Preloading:
         self._processes[ours.fileno()] = process
         self._register(ours.fileno())
 
-    def _import(self, target: _Target, forkserver: socket.socket) -> None:
+    def _import(self, target: Target, forkserver: socket.socket) -> None:
         """Import a target's modules in a new process, and tell the forkserver if requests can be served."""
         variables, path, _ = target.key
         wanted = dict(variables)
@@ -197,7 +191,7 @@ class Preloading:
         process.socket.close()
 
 
-class _Target:
+class Target:
     """The requests of one environment, and the process that serves them.
 
     Attributes:
@@ -239,13 +233,12 @@ class _Target:
         self._refused.add(root)
         self.modules = [name for name in self.modules if package_of(name) != root]
 
-    def forward(self, descriptors: Sequence[int]) -> bool:
+    def forward(self, template: bytes, number: int, descriptors: Sequence[int]) -> bool:
         """Let the preloaded process serve a request; return False if there is none, or it does not take requests."""
         if self.process is None:
             return False
-        passed = array("i", descriptors)
         try:
-            self.process.socket.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], SEND_FLAGS)
+            self.process.requests.send(template, number, descriptors)
         except OSError:
             return False
         return True
@@ -254,8 +247,9 @@ class _Target:
 class _PreloadedProcess:
     """A preloaded process as the forkserver sees it: the socket over which it gets requests."""
 
-    def __init__(self, own_end: socket.socket, target: _Target) -> None:
+    def __init__(self, own_end: socket.socket, target: Target) -> None:
         self.socket = own_end
+        self.requests = RequestSender(own_end)
         self.target = target
 
     def receive(self) -> bytes:

@@ -57,7 +57,7 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
     for stream in (sys.stdout, sys.stderr):
         # The master forwards the output, so it must arrive line by line and in the encoding that the master expects.
         # Containers often set PYTHONUNBUFFERED: then each word would arrive alone, between the lines of other workers.
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not _is_configured(stream):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=False)
 
 
@@ -185,6 +185,12 @@ def report_error(send: Callable[[Sequence[Any]], None], error: BaseException, lo
     except ValueError as too_large:
         send(dump_exception(RuntimeError(f"{type(error).__qualname__} ({too_large})"), location))
     return list(parts)
+
+
+def _is_configured(stream: io.TextIOWrapper) -> bool:
+    """Return True for a stream of `forked.make_streams`."""
+    is_flushed = stream.line_buffering and not stream.write_through
+    return is_flushed and stream.encoding == "utf-8" and stream.errors == "backslashreplace"
 
 
 _THRESHOLDS = ("TRIM_THRESHOLD", "MMAP_THRESHOLD")

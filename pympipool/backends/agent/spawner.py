@@ -12,6 +12,7 @@ from pympipool.backends.agent.process import AgentJobProcess, AgentProcess
 from pympipool.backends.program import environment_snapshot, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
+from pympipool.transport.bootstrap import NUMBER
 from pympipool.transport.frames import encode_body
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pympipool.backends.agent.jobs import Job
     from pympipool.backends.spawner import SpawnerEvents
     from pympipool.resources import Resources
-
-
-_NUMBER = "PYMPIPOOL_WORKER"
 
 
 class AgentSpawner(Spawner):
@@ -87,7 +85,7 @@ class AgentSpawner(Spawner):
             **request.environment,
             **self._agents.relay.environment(request),
             "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
-            _NUMBER: "",  # the only difference between workers; the agent sets it
+            NUMBER: "",  # the only difference between workers; the agent sets it
         }
         made_of = own, environment_snapshot(), [*sys.path], request.preload
         if self._made_of != made_of:  # usually many workers start at once

@@ -30,8 +30,8 @@ REPORT_TIMEOUT_S = 1.0
 class Receiver(Protocol):
     """The forkserver, for requests."""
 
-    def send(self, request: bytes, descriptors: list[int]) -> None:
-        """Send a request and three descriptors, or raise OSError at once."""
+    def send(self, template: bytes, number: int, descriptors: list[int]) -> None:
+        """Send a request for a worker and three descriptors, or raise OSError at once."""
 
 
 class ForkedProcess(RequestedProcess):
@@ -43,7 +43,8 @@ class ForkedProcess(RequestedProcess):
 
     Args:
         requests: The spawner.
-        request: The body of the request.
+        template: What the worker has in common with others.
+        number: Its number.
 
     Attributes:
         forkserver_is_lost: True for a request that no forkserver will answer. `poll` sends it again. Usually the end of the
@@ -53,8 +54,9 @@ class ForkedProcess(RequestedProcess):
         OSError: There are not enough descriptors.
     """
 
-    def __init__(self, requests: Requests[ForkedProcess], request: bytes) -> None:
-        super().__init__(request)
+    def __init__(self, requests: Requests[ForkedProcess], template: bytes, number: int) -> None:
+        super().__init__(template)
+        self._number = number
         self.host = socket.gethostname()
         self._requests = requests
         pipes: list[tuple[int, int]] = []
@@ -80,7 +82,7 @@ class ForkedProcess(RequestedProcess):
     def send_to(self, forkserver: Receiver) -> None:
         """Send the request, or raise OSError at once."""
         assert self._request is not None
-        forkserver.send(self._request, self._writers)
+        forkserver.send(self._request, self._number, self._writers)
         os.close(self._writers.pop())  # of the status pipe: its end shows that the forkserver is gone
 
     def fail(self, error: WorkerStartError) -> None:

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import sys
 from collections import deque
 from time import monotonic
 
@@ -25,10 +26,11 @@ from pympipool._util.clocks import RunningClock
 from pympipool._util.import_path import import_path
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.local.forked_process import ForkedProcess
-from pympipool.backends.program import program_command, worker_environment
+from pympipool.backends.program import environment_snapshot, program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
-from pympipool.transport.fork_requests import memory_file, send_request
+from pympipool.transport.bootstrap import NUMBER
+from pympipool.transport.fork_requests import RequestSender, memory_file
 from pympipool.transport.frames import encode_body
 
 LOGGER = ServiceLogger("pympipool.backends")
@@ -65,6 +67,8 @@ class ForkserverSpawner(Spawner):
         self._command = program_command("pympipool.worker.forkserver", "pympipool_fork_server")
         self.helpers = (self,)
         self._environment: dict[str, str] = {}
+        self._template = b""  # of the last worker
+        self._made_of: object = None  # what it was made of
         self._forkserver: Forkserver | None = None
         self._unsent: deque[ForkedProcess] = deque()
         self._unanswered: dict[ForkedProcess, Forkserver] = {}
@@ -82,10 +86,9 @@ class ForkserverSpawner(Spawner):
         """
         if request.ranks != 1:
             raise ValueError(f"a forked worker has 1 rank, not {request.ranks}; several need MpiexecSpawner")
-        self._environment = worker_environment(request)
-        body = encode_body((self._environment, request.cwd or _current_folder(), import_path(), request.preload))
+        template = self._template_for(request)
         with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
-            process = ForkedProcess(self, body)
+            process = ForkedProcess(self, template, request.number)
             try:
                 self._unsent.append(process)
                 self._send()
@@ -94,6 +97,18 @@ class ForkserverSpawner(Spawner):
                 process.close()
                 raise
         return process
+
+    def _template_for(self, request: LaunchRequest) -> bytes:
+        """Return what the worker has in common with others: environment, folder, and what to import."""
+        own = {name: value for name, value in request.environment.items() if name != NUMBER}
+        current = _current_folder()
+        made_of = own, environment_snapshot(), request.cwd, current, [*sys.path], request.preload
+        if self._made_of != made_of:  # usually many workers start at once
+            self._environment = worker_environment(request)
+            self._environment.pop(NUMBER, None)
+            self._template = encode_body((self._environment, request.cwd or current, import_path(), request.preload))
+            self._made_of = made_of
+        return self._template
 
     def check(self) -> float | None:
         """Replace a forkserver that does not answer, and send the requests that could not be sent before."""
@@ -230,15 +245,16 @@ class Forkserver:
             self._stderr.close()
             raise
         self._socket.setblocking(False)
+        self._requests = RequestSender(self._socket)
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    def send(self, request: bytes, descriptors: list[int]) -> None:
+    def send(self, template: bytes, number: int, descriptors: list[int]) -> None:
         """Send a request and the writing ends of the worker's pipes, or raise OSError at once."""
-        send_request(self._socket, request, descriptors)
+        self._requests.send(template, number, descriptors)
 
     def end(self, grace_s: float = 0.0) -> tuple[int | None, list[str]]:
         """Kill it; return its exit code and the last lines of its stderr.
