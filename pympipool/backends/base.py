@@ -15,6 +15,7 @@ from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
     from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.agent.launcher import Launcher
     from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
@@ -110,21 +111,34 @@ class SchedulerBackend(ABC):
     """Base class of backends that ask a scheduler for workers, on any host."""
 
     assigns_devices = True
+    is_on_one_host = False  # no worker is on another host than the script
 
     def __init__(self) -> None:
         self._spawners: dict[Resources, Spawner] = {}
         self._relay: Relay | None = None
+        self._agents: Agents | None = None
 
     @abstractmethod
     def _make_spawner(self, resources: Resources) -> Spawner: ...
 
+    @abstractmethod
+    def _make_launcher(self, relay: Relay) -> Launcher: ...
+
+    @abstractmethod
     def uses_agents(self, resources: Resources) -> bool:
-        """Return False: each worker is a job, or a step of one."""
-        return False
+        """Return True if agents start such workers; otherwise each of them is a job, or a step of one."""
 
     def agents_for(self, resources: Resources) -> Agents | None:
-        """Return None: each worker is a job, or a step of one."""
-        return None
+        """Return the executor's agents, which are started with the first worker; None if they do not start such workers."""
+        return self._shared_agents(resources) if self.uses_agents(resources) else None
+
+    def _shared_agents(self, resources: Resources) -> Agents:
+        from pympipool.backends.agent.agents import Agents
+
+        if self._agents is None:
+            relay = self._relay_for(resources)
+            self._agents = Agents(self._make_launcher(relay), relay)
+        return self._agents
 
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner that starts a job, or a step of one, for each worker, which lasts for any number of calls."""
@@ -142,7 +156,7 @@ class SchedulerBackend(ABC):
         from pympipool.backends.relay_process import Relay
 
         if self._relay is None:
-            self._relay = Relay(local_only=resources.hostname_localhost)
+            self._relay = Relay(local_only=resources.hostname_localhost, is_on_one_host=self.is_on_one_host)
         return self._relay
 
     def prepare(self, request: LaunchRequest) -> bool:
@@ -150,11 +164,15 @@ class SchedulerBackend(ABC):
         return self._relay is None or self._relay.prepare(request)
 
     def close(self) -> None:
-        """End the relay."""
+        """End the agents and the relay."""
+        if self._agents is not None:
+            self._agents.close()
         if self._relay is not None:
             self._relay.close()
 
     def after_fork_in_child(self) -> None:
-        """Close the connection to the relay in a forked child."""
+        """Close the connections to agents and relay in a forked child."""
+        if self._agents is not None:
+            self._agents.after_fork_in_child()
         if self._relay is not None:
             self._relay.after_fork_in_child()

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
-from pympipool._util.platform import SEND_FLAGS
+from pympipool._util.platform import HAS_ABSTRACT_SOCKETS, SEND_FLAGS
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 from pympipool.transport.fork_requests import pass_descriptors, receive_descriptors
-from pympipool.transport.tcp.sockets import own_addresses
+from pympipool.transport.tcp.sockets import listen_on_unix_socket, own_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,10 +72,12 @@ class Relay:
 
     Args:
         local_only: True to listen on 127.0.0.1 only.
+        is_on_one_host: True to listen on a Unix socket, where the system has such that are not files: no port is opened.
     """
 
-    def __init__(self, *, local_only: bool) -> None:
-        self._local_only = local_only
+    def __init__(self, *, local_only: bool, is_on_one_host: bool = False) -> None:
+        self._local_only = local_only or is_on_one_host
+        self._has_port = not (is_on_one_host and HAS_ABSTRACT_SOCKETS)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._addresses = ""  # until they are known
@@ -160,22 +162,28 @@ class Relay:
         """Listen, and start the process, which gets the listening socket."""
         command = program_command("pympipool.transport.tcp.relay_program", "pympipool_relay")
         address, key = request.environment["PYMPIPOOL_ADDRESS"], request.environment["PYMPIPOOL_KEY"]
-        with (
-            subprocesses.fork_lock,
-            socket.create_server((_LOOPBACK if self._local_only else "", 0), backlog=_BACKLOG) as listener,
-        ):
-            self._port = listener.getsockname()[1]
+        with subprocesses.fork_lock, self._listen() as listener:
             self._process, self._socket = subprocesses.popen_with_socket(
                 command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
             )
             pass_descriptors(self._socket, f"{address} {key}\n".encode(), [listener.fileno()])
         self._since_start = RunningClock()
         self._socket.setblocking(False)
-        if self._local_only:
-            self._hosts = [_LOOPBACK]
-        elif not self._hosts:
-            ServiceThread("pympipool_addresses", self._find_addresses).start()
+        if self._has_port and not self._hosts:
+            if self._local_only:
+                self._hosts = [_LOOPBACK]
+            else:
+                ServiceThread("pympipool_addresses", self._find_addresses).start()
         self._note_addresses()
+
+    def _listen(self) -> socket.socket:
+        """Return a socket that listens. Its addresses may be known later."""
+        if not self._has_port:
+            listener, self._addresses = listen_on_unix_socket(_BACKLOG)
+            return listener
+        listener = socket.create_server((_LOOPBACK if self._local_only else "", 0), backlog=_BACKLOG)
+        self._port = listener.getsockname()[1]
+        return listener
 
     def _find_addresses(self) -> None:
         """Find out the addresses of this host. In a thread of its own, as servers may be asked that do not answer."""

@@ -71,7 +71,8 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
 def _no_agents(backend: Backend) -> ValueError:
     return ValueError(
         f"hosts can join an executor with hosts, as Executor(hosts=['localhost:1']), or one in a job of SLURM, PBS, LSF or Grid"
-        f" Engine whose workers need no step of their own; the backend of this one is {backend.name!r}"
+        f" Engine or in your own flux instance, whose workers need no step or job of their own; the backend of this one is"
+        f" {backend.name!r}"
     )
 
 

@@ -54,9 +54,9 @@ class Resources:
             urgency, up to 31, of which 16 is the default. With SLURM only outside of a job, for its operators.
         partition: The partition of the worker's job, or its queue with flux. With SLURM only outside of a job.
         account: The account that the worker's job is charged to, or the bank with flux. With SLURM only outside of a job.
-        step: Have a step of SLURM for the worker, where an agent would fork it: so it is bound to cores of its own, and its
-            memory is limited and accounted by itself. It takes a tenth of a second more. Without effect where each worker is
-            a job or a step anyway. Only with SLURM.
+        step: Have a step of SLURM, or a job of flux, for the worker, where an agent would start it: so the scheduler counts
+            its cores, and SLURM limits and accounts its memory by itself. It takes up to a tenth of a second more. Without
+            effect where each worker is a job or a step anyway. Only with SLURM and flux.
         time_limit: Seconds after which the scheduler ends the worker, whatever it does. None: with `run_time_max`, and
             a worker for each call, that and the time to start; else the scheduler's default. Only with SLURM and flux.
         submission_template: The script of the call's job, or its path; `{{command}}` stands for what it runs. Only with
@@ -231,6 +231,16 @@ class Resources:
             )
 
     @property
+    def needs_scheduler(self) -> bool:
+        """True if a scheduler itself must start the worker: parameters are set that it would not have from an agent.
+
+        Examples:
+            >>> Resources(step=True).needs_scheduler, Resources(gpus_per_core=1).needs_scheduler
+            (True, False)
+        """
+        return any(getattr(self, name) != _DEFAULTS[name] for name in _ONLY)
+
+    @property
     def total_cores(self) -> int:
         """The number of cores of all ranks together, by which an executor counts: a core for each thread."""
         return self.cores * self.threads_per_core
@@ -276,7 +286,7 @@ _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
     "priority": (("slurm", "flux"), "calls start in the order in which they are submitted; leave it out"),
     "partition": (("slurm", "flux"), "leave it out"),
     "account": (("slurm", "flux"), "leave it out"),
-    "step": (("slurm",), "there are no steps; leave it out"),
+    "step": (("slurm", "flux"), "there are no steps; leave it out"),
     "time_limit": (("slurm", "flux"), "use run_time_max, which limits each call on every backend"),
     "submission_template": (
         ("detached",),

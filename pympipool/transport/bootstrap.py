@@ -46,7 +46,8 @@ class WorkerConfig:
         worker: Number of the worker.
         ranks: Number of processes of the worker.
         launcher: Path of the mpiexec that started the worker, "" if none did.
-        tcp_addresses: Addresses of the master's relay, `host:port` each; empty if all workers run on the master's host.
+        tcp_addresses: Addresses of the master's relay (see `transport/tcp/sockets.py`); empty if all workers run on the
+            master's host.
         master_host: Name of the master's host, for error messages.
         connect_timeout_s: Seconds to keep trying to reach the relay.
         cwd: The working directory to change to where the launcher cannot be relied on to set it, else "".

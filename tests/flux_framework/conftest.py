@@ -3,6 +3,7 @@
 instance       each of the next two in turn; FLUX_URI names it, and its jobs must be gone after the test
 one_broker     an instance of one broker
 two_brokers    an instance of two brokers on one host
+job_each       this process takes itself for a job of the instance: so each worker is a job, and none is forked by an agent
 
 The folder is not called flux, because the tests are on the Python path and flux's bindings have that name.
 """
@@ -37,6 +38,11 @@ def one_broker(running_one_broker, monkeypatch):
 @pytest.fixture
 def two_brokers(running_two_brokers, monkeypatch):
     yield from _visit(running_two_brokers, monkeypatch)
+
+
+@pytest.fixture
+def job_each(monkeypatch):
+    monkeypatch.setenv("FLUX_JOB_ID", "of the test")
 
 
 def _visit(instance, monkeypatch):

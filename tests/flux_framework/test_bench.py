@@ -7,6 +7,8 @@ import pytest
 from pympipool.cli.bench import measuring
 from pympipool.cli.bench.advice import advice
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 
 @pytest.mark.mpi
 def test_an_instance_is_measured(instance, monkeypatch):

@@ -13,7 +13,10 @@ from pympipool import Executor
 from pympipool.errors import WorkerDied
 from support.calls import hold, square
 
-pytestmark = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+pytestmark = [
+    pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"]),
+    pytest.mark.usefixtures("job_each"),
+]
 
 ENDINGS = {
     "kill_workers": lambda exe: exe.kill_workers(),

@@ -76,7 +76,7 @@ def test_check_outside_an_instance_names_flux_start(pympipool, nowhere):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_full_queue_is_reported_and_left_empty(pympipool, one_broker):
+def test_full_queue_is_reported_and_left_empty(job_each, pympipool, one_broker):
     with all_cores_taken(one_broker) as job:
         done = pympipool("check", "--limit", "8")
         assert "did not end after 8 s, while starting a worker" in text_of(done)
@@ -85,7 +85,7 @@ def test_full_queue_is_reported_and_left_empty(pympipool, one_broker):
         assert ids(one_broker) == [job]
 
 
-def test_killed_step_leaves_no_job_in_the_queue(pympipool, one_broker, mark):
+def test_killed_step_leaves_no_job_in_the_queue(job_each, pympipool, one_broker, mark):
     def kill_the_script():
         one_broker.wait_for_jobs("S")
         for process in marked_processes(mark):

@@ -76,6 +76,8 @@ sys.path.insert(0, {tests!r})
 import flux.job
 from pympipool import Executor
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 flux_exe = flux.job.FluxExecutor() if {given} else None
 with Executor(max_cores={cores}, threads_per_core={threads}, backend="flux", executor=flux_exe, block_allocation={block}) as exe:
     calls = [exe.submit(time.sleep, 100) for _ in range(3)]

@@ -21,6 +21,8 @@ from support.calls import fail, hold, pid, square, way_of_calls
 from support.loopback_tcp import FluxOverTcp
 from support.timing import in_time
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 

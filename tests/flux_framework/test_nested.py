@@ -8,6 +8,8 @@ from pympipool import Executor
 from pympipool.errors import WorkerDied
 from support.calls import hold
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 

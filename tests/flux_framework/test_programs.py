@@ -11,6 +11,8 @@ from pympipool import Executor, ShellExecutor, SubprocessExecutor
 from pympipool.backends.mpi_library import find_launcher, loaded_library
 from support.calls import hold, square
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 

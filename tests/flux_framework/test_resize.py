@@ -7,6 +7,8 @@ import pytest
 from pympipool import Executor
 from support.calls import hold, pid, square
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 GIVEN = pytest.mark.parametrize("given", [True, False], ids=["FluxExecutor", "own"])
 
 

@@ -14,6 +14,8 @@ from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.resources.request import DURATION_MARGIN_S
 from support.calls import hold, square
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 LIMITED = """

@@ -15,6 +15,8 @@ from pympipool.diagnostics.tracing.load import read
 from support.calls import add, fail, square
 from support.trace_events import SCHEMA, check_nesting
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 
 @pytest.fixture
 def file(tmp_path):

@@ -38,6 +38,12 @@ shell.options["cpu-affinity"] = "off"
 """
 """Settings of flux's shell, which would complain about cores that do not exist."""
 
+NAMES_HOST = """#!/bin/sh
+[ -n "$PMI_RANK" ] || exec "$@"
+exec unshare --uts sh -c 'hostname "flux$0" && exec "$@"' "$PMI_RANK" "$@"
+"""
+"""A program that runs a broker under a host name of its own: flux0, flux1, ..."""
+
 FIRST_PROGRAM = 'echo "$FLUX_URI" > {folder}/uri.new && mv {folder}/uri.new {folder}/uri && cat {folder}/life'
 
 
@@ -84,13 +90,18 @@ class FluxInstance:
         brokers: Number of brokers, each with `cores` cores and two GPUs.
         cores: Number of cores of each broker.
         configuration: Further lines of its configuration, in TOML.
+        on_hosts: Each broker has a host name of its own. Only root can do that.
     """
 
-    def __init__(self, folder: Path, brokers: int, cores: int = 8, configuration: str = "") -> None:
+    def __init__(
+        self, folder: Path, brokers: int, cores: int = 8, configuration: str = "", *, on_hosts: bool = False
+    ) -> None:
         self.folder = folder
         self.brokers = brokers
         self.cores = cores
         self.configuration = configuration
+        self.names = [f"flux{rank}" if on_hosts else os.uname().nodename for rank in range(brokers)]
+        self.on_hosts = on_hosts
         self.uri = ""
         self._life: int | None = None
 
@@ -100,12 +111,16 @@ class FluxInstance:
         initrc = self.folder / "initrc.lua"
         initrc.write_text(BINDS_TO_NO_CORE.format(default=_ask("config", "builtin", "shell_initrc")))
         (self.folder / "flux.toml").write_text(CONFIGURATION.format(folder=self.folder) + self.configuration)
-        hosts = ",".join([os.uname().nodename] * self.brokers)
-        resources = _ask("R", "encode", f"-r{_first(self.brokers)}", f"-c{_first(self.cores)}", "-g0-1", f"-H{hosts}")
+        ranks, cores = f"-r{_first(self.brokers)}", f"-c{_first(self.cores)}"
+        resources = _ask("R", "encode", ranks, cores, "-g0-1", f"-H{','.join(self.names)}")
         (self.folder / "R").write_text(resources)
         os.mkfifo(self.folder / "life")
         self._life = os.open(self.folder / "life", os.O_RDWR | os.O_CLOEXEC)
         options = f"-s{self.brokers} --config-path={self.folder} -Sconf.shell_initrc={initrc}"
+        if self.on_hosts:
+            (self.folder / "wrap").write_text(NAMES_HOST)
+            (self.folder / "wrap").chmod(0o755)
+            options += f" --wrap={self.folder}/wrap"
         start = f"flux start {options} sh -c '{FIRST_PROGRAM}'"
         script = f"{start.format(folder=self.folder)} >{self.folder}/log 2>&1 & echo $! >{self.folder}/pid"
         subprocess.run(
@@ -207,9 +222,9 @@ def make_instance(tmp_path_factory):
         pytest.skip(problem)
     instances = []
 
-    def make(brokers, cores=8, configuration=""):
+    def make(brokers, cores=8, configuration="", **options):
         folder = tmp_path_factory.mktemp("flux") / "instance"
-        instances.append(FluxInstance(folder, brokers, cores, configuration))
+        instances.append(FluxInstance(folder, brokers, cores, configuration, **options))
         instances[-1].start()
         return instances[-1]
 

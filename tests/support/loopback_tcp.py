@@ -95,10 +95,21 @@ class LoopbackTcpBackend(LocalBackend):
         self._relay.after_fork_in_child()
 
 
+class LoopbackUnixBackend(LoopbackTcpBackend):
+    """Backend "mpi" whose workers reach the relay by a Unix socket, as in a flux instance of one host."""
+
+    def __init__(self):
+        super().__init__()
+        self._relay = Relay(local_only=False, is_on_one_host=True)
+
+
 class FluxOverTcp(FluxBackend):
     """Backend "flux" with the TCP link."""
 
     name = "flux over tcp"
+
+    def uses_agents(self, resources):
+        return False
 
     def _make_spawner(self, resources):
         spawner = LoopbackTcpSpawner(super()._make_spawner(resources), self._relay_for(resources))

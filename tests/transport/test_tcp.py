@@ -39,6 +39,7 @@ from support.loopback_tcp import (
     UNREACHABLE_ADDRESS,
     LoopbackTcpBackend,
     LoopbackTcpSpawner,
+    LoopbackUnixBackend,
     relay_process,
     run_before_relay,
 )
@@ -141,6 +142,16 @@ def is_dropped(peer):
 
 
 # ---- messages ----
+
+
+def test_relay_on_one_host_opens_no_port(make_tcp_executor, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "tcp", LoopbackUnixBackend)
+    exe = make_tcp_executor()
+    shared = exe.share(np.arange(10**6))
+    assert exe.submit(len, shared).result() == 10**6
+    assert exe.submit(echo, b"x" * 10**6).result() == b"x" * 10**6
+    processes = [psutil.Process(exe.submit(pid).result()), relay_process()]
+    assert [one.net_connections("inet") for one in processes] == [[], []]
 
 
 @pytest.mark.parametrize("block_allocation", [True, False])

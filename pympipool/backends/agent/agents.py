@@ -242,7 +242,7 @@ class Agents:
         for connection in self.relay.accept_agents():
             try:
                 assert self._events is not None
-                host = AgentHost(connection, self._events, self._on_end)
+                host = AgentHost(connection, self._events, self._on_end, self.launcher.cores)
             except (OSError, ValueError, LookupError):  # it has ended already
                 connection.close()
                 continue

@@ -7,6 +7,7 @@ RelayedConnection <── frames ─────┘
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
@@ -16,7 +17,7 @@ from pympipool.transport.relayed_connection import RelayedConnection
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pympipool.backends.agent.process import AgentProcess
     from pympipool.backends.spawner import SpawnerEvents
@@ -34,6 +35,7 @@ class AgentHost:
         connection: The connection to the agent, on which its report has arrived.
         events: The supervisor.
         on_end: Called when the agent has ended.
+        known_cores: The numbers of cores of the hosts where the agent is not asked for them.
 
     Attributes:
         name: The host's name.
@@ -49,7 +51,13 @@ class AgentHost:
         OSError: The agent has ended already.
     """
 
-    def __init__(self, connection: socket.socket, events: SpawnerEvents, on_end: Callable[[AgentHost], None]) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        events: SpawnerEvents,
+        on_end: Callable[[AgentHost], None],
+        known_cores: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._stream = HostStream(connection)
         self._events = events
         self._on_end = on_end
@@ -64,9 +72,10 @@ class AgentHost:
         self.agent_pid: int = fields["pid"]
         self.has_joined: bool = fields["is_joining"]
         self.key = f"{self.name} {self.agent_pid}" if self.has_joined else self.name
-        self.cores: int = fields["cores"]
+        reported: int = fields["cores"]
+        self.cores = reported if self.has_joined else known_cores.get(self.name, reported)
         self.gpus: int = fields["gpus"]
-        self._free_cores: int = self.cores
+        self._free_cores = self.cores
         self._free_gpus: int = self.gpus
         self._workers: set[AgentProcess] = set()  # those that have slots
         self.unanswered: set[AgentProcess] = set()

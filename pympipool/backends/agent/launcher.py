@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pympipool.backends.agent.launch import END_TIMEOUT_S
@@ -25,12 +26,14 @@ class Launcher(ABC):
     Attributes:
         cores_variable: Name of the environment variable that tells the number of the job's cores on each host; "" if there is
             none: those that the agent may use.
+        cores: The number of cores for workers on the hosts of which the launcher knows it, by name; others report it.
         hosts: The names of the hosts, if they are known: each is launched by itself. None: one launch starts all agents.
         end_timeout_s: Seconds that its processes have to end by themselves after their agents.
         is_only_way: True if workers cannot be started without agents.
     """
 
     cores_variable = ""
+    cores: Mapping[str, int] = MappingProxyType({})
     hosts: Sequence[str] | None = None
     end_timeout_s = END_TIMEOUT_S
     is_only_way = False

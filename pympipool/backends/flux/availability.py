@@ -9,17 +9,22 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import json
 import os
 import socket
 import sys
 import threading
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool.backends.flux.duration import DurationLimits
+
+T = TypeVar("T")
 
 BROKER_TIMEOUT_S = 10.0
 """Seconds that the broker may take to answer. A broker that has just started does not know all of its services at
@@ -27,6 +32,9 @@ first."""
 
 RETRY_DELAY_S = 0.05
 """Pause before a service is asked again that the broker does not know yet."""
+
+BYPASS = "alloc-bypass.so"
+"""The plugin of flux-core with which a job names its resources itself, and the scheduler is not asked."""
 
 INSTALL_HINT = "flux-core brings them: conda install -c conda-forge flux-core, or spack install flux-core"
 
@@ -42,12 +50,16 @@ class Size(NamedTuple):
     Attributes:
         hosts: The names of the hosts in flux's notation, such as "node[1-3]".
         durations: The times that its queues allow.
+        names: The names of the hosts, in the order of their ranks.
+        resources: What each rank has (flux RFC 20).
     """
 
     cores: int
     gpus: int
     hosts: str
     durations: DurationLimits
+    names: tuple[str, ...]
+    resources: dict[str, Any]
 
 
 def unavailable_reason(timeout_s: float = BROKER_TIMEOUT_S) -> str | None:
@@ -91,20 +103,25 @@ def _missing_bindings_reason() -> str | None:
 
 
 def _ask_broker(timeout_s: float) -> Size | str:
-    """Return the size of the instance, or why there is none.
-
-    A thread asks, and is abandoned when the broker does not answer in time.
-    """
-    answers: list[Size | str] = []
-    thread = threading.Thread(
-        target=_ask, args=(answers, monotonic() + timeout_s), name="pympipool_flux_probe", daemon=True
-    )
-    thread.start()
-    thread.join(timeout_s)
+    """Return the size of the instance, or why there is none."""
+    answers = _in_thread(_ask, timeout_s)
     return answers[0] if answers else f"the flux broker does not answer within {timeout_s:g} s"
 
 
-def _ask(answers: list[Size | str], deadline: float) -> None:
+def _in_thread(ask: Callable[[float], T], timeout_s: float) -> list[T]:
+    """Return what ask(deadline) returns, alone in a list; an empty list if it does not return in time.
+
+    A thread asks, and is abandoned when the broker does not answer.
+    """
+    answers: list[T] = []
+    deadline = monotonic() + timeout_s
+    thread = threading.Thread(target=lambda: answers.append(ask(deadline)), name="pympipool_flux_probe", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answers[:1]
+
+
+def _ask(deadline: float) -> Size | str:
     import flux
     from flux.resource import resource_list
 
@@ -117,9 +134,10 @@ def _ask(answers: list[Size | str], deadline: float) -> None:
         resources = resource_list(handle).get()
         durations = DurationLimits(_configuration(handle), float(resources.all.expiration))
         up = resources.up
-        answers.append(Size(int(up.ncores), int(up.ngpus), str(up.nodelist), durations))
+        names, of_ranks = tuple(map(str, up.nodelist)), json.loads(up.encode())
+        return Size(int(up.ncores), int(up.ngpus), str(up.nodelist), durations, names, of_ranks)
     except OSError as error:
-        answers.append(f"no flux instance can be reached ({error.strerror or error})")
+        return f"no flux instance can be reached ({error.strerror or error})"
 
 
 def _configuration(handle: Any) -> dict[str, Any]:
@@ -159,3 +177,27 @@ def is_on_one_host() -> bool:
         return os.path.samefile("/proc/self/ns/net", f"/proc/{handle.attr_get('broker.pid')}/ns/net")
     except OSError:
         return False
+
+
+def can_bypass_scheduler(timeout_s: float = BROKER_TIMEOUT_S) -> bool:
+    """Return True if this process may start jobs that take no cores from others.
+
+    A plugin of flux allows that to the owner of an instance; it is loaded here. A process that is itself a job of the
+    instance shares it with others, and leaves the counting to flux.
+    """
+    return "FLUX_JOB_ID" not in os.environ and _in_thread(_load_bypass, timeout_s) == [True]
+
+
+def _load_bypass(_deadline: float) -> bool:
+    import flux
+
+    try:
+        handle = flux.Flux()
+        if handle.attr_get("security.owner") != str(os.getuid()):
+            return False
+        handle.rpc("job-manager.jobtap", {"load": BYPASS}).get()
+    except FileExistsError:
+        pass  # it is loaded already
+    except OSError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Backend "flux": workers are jobs of the flux instance that the script runs in, or can reach."""
+"""Backend "flux": agents in the user's flux instance start the workers, or each of them is a job of an instance."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
 from pympipool.backends.flux import availability
+from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
+    from pympipool.backends.agent.launcher import Launcher
+    from pympipool.backends.flux.agents import FluxHost
+    from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Resources
 
@@ -17,7 +21,7 @@ URGENCY_MAX = 31
 
 
 class FluxBackend(SchedulerBackend):
-    """Workers that flux starts as jobs of the instance that the script runs in, or can reach.
+    """Workers on the hosts of the flux instance that the script runs in, or can reach.
 
     Raises:
         WorkerStartError: flux cannot be used here.
@@ -26,12 +30,16 @@ class FluxBackend(SchedulerBackend):
     name = "flux"
 
     def __init__(self) -> None:
+        from pympipool.backends.flux.agents import hosts_of  # only here, as other backends do not need it
         from pympipool.backends.flux.spawner import FluxSession
 
         self._size = availability.size_of_instance()
         super().__init__()
         self._session = FluxSession()
-        self._has_other_hosts = not availability.is_on_one_host()
+        self.is_on_one_host = availability.is_on_one_host()
+        self._hosts: dict[str, FluxHost] = {}  # those that can have agents
+        if availability.can_bypass_scheduler():
+            self._hosts = hosts_of(self._size.resources, self._size.names)
 
     def available_cores(self) -> int:
         """Return the number of cores of the instance."""
@@ -47,19 +55,40 @@ class FluxBackend(SchedulerBackend):
             check_executor(resources.executor)
         check_resources(resources)
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return True for workers that need no job of their own, in an instance of the user."""
+        from pympipool.backends.flux.agents import can_fork
+
+        return can_fork(resources, self._hosts, os.environ)
+
     def _make_spawner(self, resources: Resources) -> Spawner:
+        from pympipool.backends.agent.jobs import mpi_job
+        from pympipool.backends.agent.spawner import AgentSpawner
         from pympipool.backends.flux.spawner import FluxSpawner
 
-        relay = self._relay_for(resources) if self._has_other_hosts else None
-        return FluxSpawner(resources, self._session, relay, self._size.durations)
+        relay = None if self.is_on_one_host else self._relay_for(resources)
+        spawner = FluxSpawner(resources, self._session, relay, self._size.durations)
+        agents = self.agents_for(resources)
+        if agents is None:
+            return spawner
+        try:
+            job = mpi_job(resources.cores) if resources.cores > 1 else None
+        except WorkerStartError:  # there is no mpiexec, and flux needs none
+            return spawner
+        return AgentSpawner(resources, agents, spawner, job)
+
+    def _make_launcher(self, relay: Relay) -> Launcher:
+        from pympipool.backends.flux.agents import FluxLauncher
+
+        return FluxLauncher(self._hosts, self._session, relay, self._size.durations)
 
     def close(self) -> None:
-        """End the relay, the job reaper and the connection to flux."""
+        """End the agents, the relay, the job reaper and the connection to flux."""
         super().close()
         self._session.close()
 
     def after_fork_in_child(self) -> None:
-        """Close the connections to the relay and the job reaper in a forked child."""
+        """Close the connections to agents, relay and job reaper in a forked child."""
         super().after_fork_in_child()
         self._session.after_fork_in_child()
 

@@ -67,6 +67,7 @@ class Job:
     __slots__ = (
         "cancel_timeout_s",
         "cancelled",
+        "critical_ranks",
         "end_timer",
         "ended",
         "exit_code",
@@ -78,9 +79,10 @@ class Job:
         "open_logs",
     )
 
-    def __init__(self, listener: Listener, cancel_timeout_s: float) -> None:
+    def __init__(self, listener: Listener, cancel_timeout_s: float, critical_ranks: str | None) -> None:
         self.listener = listener
         self.cancel_timeout_s = cancel_timeout_s
+        self.critical_ranks = critical_ranks
         self.future: Any = None  # of the user's FluxExecutor
         self.id: int | None = None
         self.has_started = False
@@ -117,6 +119,7 @@ class FluxConnection:
         *,
         urgency: int | None = None,
         cancel_timeout_s: float = CANCEL_TIMEOUT_S,
+        critical_ranks: str | None = None,
     ) -> Job:
         """Submit a job, and do not wait until flux accepts it.
 
@@ -126,11 +129,12 @@ class FluxConnection:
             executor: The `flux.job.FluxExecutor` to submit it to.
             urgency: The urgency of the job, up to 31; None: flux's default, 16.
             cancel_timeout_s: Seconds that the job may take to end after it is cancelled.
+            critical_ranks: The shells, one on each host, without which flux ends the whole job, as a set of ids. None: all.
 
         Raises:
             WorkerStartError: The executor takes no more jobs, or the instance is gone.
         """
-        job = Job(listener, cancel_timeout_s)
+        job = Job(listener, cancel_timeout_s, critical_ranks)
         options = {} if urgency is None else {"urgency": urgency}
         with self._lock:
             if self._lost is not None:
@@ -278,6 +282,9 @@ class FluxConnection:
         if name == "start":
             job.has_started = True
             self._open_log(job, "guest.exec.eventlog", self._on_shell_event)
+            if job.critical_ranks is not None:
+                payload = {"id": job.id, "ranks": job.critical_ranks}
+                self._handle.rpc("job-exec.critical-ranks", payload).then(_ignore_failure)
         elif name == "finish":
             job.exit_code = _exit_code(context["status"])
         elif name == "exception" and context["severity"] == 0 and job.failure is None:

@@ -16,8 +16,9 @@ from pympipool.resources import Resources
 _PMI = {Kind.HYDRA: None, Kind.OPEN_MPI: "pmix"}
 """The `pmi` option of flux's shell with which the ranks of a library find each other. None: flux's own choice."""
 
-_OF_INSTANCES = {"per-resource": {"type": "node"}, "mpi": "none", "exit-timeout": "none"}
-"""Options of flux's shell for a job that is a flux instance: one broker on each node. `flux alloc` sets the same."""
+OF_INSTANCES = {"per-resource": {"type": "node"}, "mpi": "none", "exit-timeout": "none"}
+"""Options of flux's shell for a job that is a flux instance: one broker on each node. `flux alloc` sets the same. Agents are such
+programs, too: one on each node, none of which ends the others."""
 
 
 def make_jobspec(
@@ -65,7 +66,7 @@ def make_jobspec(
         options["output"] = {name: {"type": "file", "path": path} for name, path in streams.items()}
     if resources.executor_nesting:
         command = ["flux", "broker", *command]
-        options.update(_OF_INSTANCES)
+        options.update(OF_INSTANCES)
     system: dict[str, Any] = {
         "duration": duration_s,
         "cwd": cwd,

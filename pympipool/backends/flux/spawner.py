@@ -159,7 +159,14 @@ class FluxProcess(WorkerProcess):
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
 
-    def __init__(self, connection: FluxConnection, jobspec: str, resources: Resources, relay: Relay | None) -> None:
+    def __init__(
+        self,
+        connection: FluxConnection,
+        jobspec: str,
+        resources: Resources,
+        relay: Relay | None,
+        critical_ranks: str | None = None,
+    ) -> None:
         self._has_ranks = resources.cores > 1
         if resources.executor_nesting:
             self.exit_grace_s, self.noisy_exit = INSTANCE_END_S, True
@@ -189,6 +196,7 @@ class FluxProcess(WorkerProcess):
                 resources.executor,
                 urgency=resources.priority,
                 cancel_timeout_s=INSTANCE_END_S if resources.executor_nesting else CANCEL_TIMEOUT_S,
+                critical_ranks=critical_ranks,
             )
         except BaseException:
             self.on_end(0, None)

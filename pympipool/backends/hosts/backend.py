@@ -11,8 +11,9 @@ from pympipool.backends.hosts.shells import Shell, Ssh, is_this_host
 from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
-    from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.agent.launcher import Launcher
     from pympipool.backends.hosts.scheduler import Scheduler
+    from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Host, Resources
 
@@ -43,7 +44,6 @@ class HostsBackend(SchedulerBackend):
         self._shell = shell
         self._arguments = tuple(arguments)
         self._hidden = hidden
-        self._agents: Agents | None = None
 
     def available_cores(self) -> int:
         """Return the number of slots of all hosts."""
@@ -85,29 +85,12 @@ class HostsBackend(SchedulerBackend):
             job = mpi_job(resources.cores)
         elif start_method(os.environ, resources.mp_context) == "spawn":
             job = fresh_interpreter()
-        return AgentSpawner(resources, self.agents_for(resources), None, job)
+        return AgentSpawner(resources, self._shared_agents(resources), None, job)
 
-    def agents_for(self, resources: Resources) -> Agents:
-        """Return the executor's agents. They are started with the first worker."""
-        from pympipool.backends.agent.agents import Agents
+    def _make_launcher(self, relay: Relay) -> Launcher:
         from pympipool.backends.hosts.launcher import HostLauncher
 
-        if self._agents is None:
-            launcher = HostLauncher(self._hosts, self._shell, self._hidden)
-            self._agents = Agents(launcher, self._relay_for(resources))
-        return self._agents
-
-    def close(self) -> None:
-        """End the agents and the relay."""
-        if self._agents is not None:
-            self._agents.close()
-        super().close()
-
-    def after_fork_in_child(self) -> None:
-        """Release in a forked child what belongs to the parent."""
-        super().after_fork_in_child()
-        if self._agents is not None:
-            self._agents.after_fork_in_child()
+        return HostLauncher(self._hosts, self._shell, self._hidden)
 
 
 def ssh_backend(hosts: Sequence[Host] | None, arguments: Sequence[str] = ()) -> HostsBackend:

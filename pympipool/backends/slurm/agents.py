@@ -105,16 +105,7 @@ def can_fork(resources: Resources, environ: Mapping[str, str]) -> bool:
         >>> can_fork(Resources(gpus_per_core=1), job), can_fork(Resources(cores=2), job), can_fork(Resources(), {})
         (True, False, False)
     """
-    needs_step = (
-        resources.step
-        or resources.cores > 1
-        or resources.exclusive
-        or resources.oversubscribe
-        or resources.time_limit is not None
-        or resources.num_nodes is not None
-        or resources.pmi_mode is not None
-        or resources.command_line_argument_lst
-    )
+    needs_step = resources.cores > 1 or resources.needs_scheduler
     in_plain_job = "SLURM_JOB_ID" in environ and "SLURM_HET_SIZE" not in environ
     return in_plain_job and not needs_step and start_method(environ, resources.mp_context) == "fork"
 

@@ -11,7 +11,8 @@ from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
 from pympipool.backends.slurm import availability
 
 if TYPE_CHECKING:
-    from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.agent.launcher import Launcher
+    from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Resources
 
@@ -37,7 +38,6 @@ class SlurmBackend(SchedulerBackend):
         super().__init__()
         self._jobs = JobWatch(steps="SLURM_JOB_ID" in os.environ)
         self._limits = PartitionLimits()
-        self._agents: Agents | None = None
 
     def available_cores(self) -> int:
         """Return the number of cores of the job.
@@ -84,30 +84,19 @@ class SlurmBackend(SchedulerBackend):
         agents = self.agents_for(resources)
         return spawner if agents is None else AgentSpawner(resources, agents, spawner)
 
-    def agents_for(self, resources: Resources) -> Agents | None:
-        """Return the executor's agents, which are started with the first worker; None if such workers need steps of their own."""
-        from pympipool.backends.agent.agents import Agents
-        from pympipool.backends.slurm.agents import SrunLauncher, can_fork
+    def _make_launcher(self, relay: Relay) -> Launcher:
+        from pympipool.backends.slurm.agents import SrunLauncher
 
-        if not can_fork(resources, os.environ):
-            return None
-        if self._agents is None:
-            relay = self._relay_for(resources)
-            self._agents = Agents(SrunLauncher(relay, self._jobs), relay)
-        return self._agents
+        return SrunLauncher(relay, self._jobs)
 
     def close(self) -> None:
         """End the agents and the relay, and cancel what killed sruns have left."""
-        if self._agents is not None:
-            self._agents.close()
         super().close()
         self._jobs.close()
 
     def after_fork_in_child(self) -> None:
         """Release in a forked child what belongs to the parent."""
         super().after_fork_in_child()
-        if self._agents is not None:
-            self._agents.after_fork_in_child()
         self._jobs.after_fork_in_child()
 
 

@@ -314,9 +314,7 @@ def _connect(
     address: str, config: WorkerConfig, context: ssl.SSLContext, deadline: float
 ) -> tuple[Stream, socket.socket, bytes]:
     """Open both connections to a relay, which has to prove the executor's key. Return them, and the token of this rank."""
-    host, _, port = address.rpartition(":")
-    timeout_s = max(min(ADDRESS_TIMEOUT_S, deadline - monotonic()), 0.1)
-    connection = connect_to(host, int(port), timeout_s)
+    connection = connect_to(address, max(min(ADDRESS_TIMEOUT_S, deadline - monotonic()), 0.1))
     try:
         connection.settimeout(HANDSHAKE_TIMEOUT_S)
         set_nodelay(connection)
@@ -325,7 +323,7 @@ def _connect(
         connection.close()
         raise
     try:
-        keepalive = connect_to(host, int(port), HANDSHAKE_TIMEOUT_S)
+        keepalive = connect_to(address, HANDSHAKE_TIMEOUT_S)
     except BaseException:
         stream.close()
         raise
@@ -346,8 +344,7 @@ def _connect_for_data(addresses: Sequence[str], config: WorkerConfig, token: byt
 
 
 def _connect_to_address_for_data(address: str, config: WorkerConfig, token: bytes) -> Stream:
-    host, _, port = address.rpartition(":")
-    connection = connect_to(host, int(port), HANDSHAKE_TIMEOUT_S)
+    connection = connect_to(address, HANDSHAKE_TIMEOUT_S)
     try:
         set_nodelay(connection)
         connection.sendall(DATA_MAGIC + token)

@@ -1,4 +1,4 @@
-"""Socket options for TCP connections between hosts, and the addresses of this host."""
+"""Connections to a relay: their addresses, and their options where they lead to other hosts."""
 
 from __future__ import annotations
 
@@ -9,26 +9,54 @@ from enum import Enum
 
 from pympipool._util.platform import HAS_INTERFACE_QUERY, KEEPALIVE_IDLE, UNACKNOWLEDGED_LIMIT
 
+_ABSTRACT = "@"
+"""How the address of an abstract Unix socket begins."""
+
 HOST_GONE_S = 4
 """Seconds within which each side notices that the other host is gone: one second of silence, then three probes."""
 
 
-def connect_to(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Connect to an IPv4 address, which is passed on as bytes: for a text, Python imports tables of all scripts of the world.
+def listen_on_unix_socket(backlog: int) -> tuple[socket.socket, str]:
+    """Return an abstract Unix socket that listens, which only this host can reach, and its address."""
+    listener = socket.socket(socket.AF_UNIX)
+    name = f"pympipool-relay-{os.urandom(16).hex()}"
+    listener.bind(f"\0{name}")
+    listener.listen(backlog)
+    return listener, f"{_ABSTRACT}{name}"
+
+
+def connect_to(address: str, timeout_s: float) -> socket.socket:
+    """Connect to an address of a relay: "host:port", or that of a Unix socket.
+
+    An IPv4 address is passed on as bytes: for a text, Python imports tables of all scripts of the world.
 
     Raises:
         OSError: It cannot be reached in time.
     """
-    return socket.create_connection((host.encode(), port), timeout_s)  # type: ignore[arg-type]
+    if not address.startswith(_ABSTRACT):
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.encode(), int(port)), timeout_s)  # type: ignore[arg-type]
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(f"\0{address.removeprefix(_ABSTRACT)}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def set_nodelay(connection: socket.socket) -> None:
     """Have small messages sent at once instead of collected (TCP_NODELAY)."""
+    if connection.family == socket.AF_UNIX:
+        return  # it collects nothing
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def enable_keepalive(connection: socket.socket) -> None:
     """Have the kernel end an idle connection within `HOST_GONE_S` after the other host is gone."""
+    if connection.family == socket.AF_UNIX:
+        return  # both ends are on one host
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if KEEPALIVE_IDLE is not None:
         connection.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_IDLE, 1)
