@@ -78,18 +78,20 @@ class Cluster:
         self.first = os.uname().nodename.split(".")[0]
         self.second: str | None = "node2"
         self.why_no_second = ""
+        self.names = (self.first, "node2", *(("node3", "node4") if everything_is_wanted() else ()))
+        """All hosts. The third and fourth get jobs of the partition "all" only."""
 
     def start(self) -> None:
-        """Start two hosts, or one where the second cannot be made."""
+        """Start all hosts, or one where no other can be made."""
         try:
-            self._start(2)
+            self._start(len(self.names))
         except subprocess.CalledProcessError as error:
             why = error.stdout.strip().splitlines()[-1]
             if NO_PACKAGES in error.stdout:
                 raise NoClusterError(why) from error
             if ONE_RUNS in error.stdout:
                 raise RuntimeError(why) from error
-            self.second, self.why_no_second = None, why
+            self.second, self.why_no_second, self.names = None, why, (self.first,)
             self._start(1)
 
     def _start(self, nodes: int) -> None:
@@ -120,12 +122,13 @@ class Cluster:
             check=check,
         ).stdout
 
-    def allocate(self, host: str = "") -> str:
-        """Allocate a job with all cores and GPUs, of one host or of all, and return its number."""
-        nodes = 2 if self.second and not host else 1
+    def allocate(self, host: str = "", partition: str = "test") -> str:
+        """Allocate a job with all cores and GPUs, of one host or of all of a partition, and return its number."""
+        hosts = self.names if partition == "all" else self.names[:2]
+        nodes = 1 if host else len(hosts)
+        place = [f"--partition={partition}", f"--nodes={nodes}", *([f"--nodelist={host}"] if host else [])]
         done = subprocess.run(
-            ["salloc", "--no-shell", f"--nodes={nodes}", "--exclusive", "--gres=gpu:2", "--no-kill"]
-            + [f"--nodelist={host}"] * bool(host),
+            ["salloc", "--no-shell", "--exclusive", "--gres=gpu:2", "--no-kill", *place],
             env={**os.environ, "SLURM_CONF": self.conf},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -150,8 +153,12 @@ class Cluster:
 
     def on_second(self, *command: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run a command on the second host."""
+        return self.on("node2", *command, **options)
+
+    def on(self, host: str, *command: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run a command on another host than the first."""
         return subprocess.run(
-            ["nsenter", "-a", "-t", self._second_pid(), *command],
+            ["nsenter", "-a", "-t", (self.folder / f"{host}.pid").read_text().strip(), *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -186,7 +193,7 @@ class Cluster:
         if not os.path.exists(f"/proc/{self._second_pid()}") or "down" in states or "*" in states:
             with contextlib.suppress(subprocess.SubprocessError):
                 self.run("scontrol", "update", f"NodeName={self.second}", "State=RESUME")
-            self._start(2)
+            self._start(len(self.names))
 
     def wait_until_empty(self) -> str:
         """Wait until there are no jobs and steps, and return those that stay."""
