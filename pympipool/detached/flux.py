@@ -1,13 +1,15 @@
 """Jobs of flux: each task is one, in the instance that the script is in, or can reach.
 
     submit ─► a job for each task, with the name of the submission ─► the number of the "job": their ids, joined by commas
-    states ─► job-list of the script's instance, then of that in which they were submitted (flux_jobs.py)
+    states ─► job-list of the script's instance, then of that in which they were submitted (flux_jobs.py), also on another host
+              (flux_elsewhere.py)
 
 Jobs go on when their script has ended, but not when their instance has. Then their calls are submitted again.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import socket
@@ -17,6 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.service_threads import ServiceThread
@@ -24,7 +27,7 @@ from pympipool.backends.flux import backend
 from pympipool.backends.flux.availability import size_of_instance
 from pympipool.backends.flux.jobspec import make_jobspec, pmi_of
 from pympipool.backends.program import without_outer_job
-from pympipool.detached import flux_jobs
+from pympipool.detached import flux_elsewhere, flux_jobs
 from pympipool.detached.flux_jobs import Job, States
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.detached.spool import Spool
@@ -45,6 +48,9 @@ ANSWER_TIMEOUT_S = 60.0
 SUBMIT_TIMEOUT_S = 300.0
 """Seconds that flux may take to accept the jobs of a submission."""
 
+UNREACHED_PAUSE_S = 10.0
+"""Seconds in which an instance on another host is not asked again, after that has failed."""
+
 TASKS_MAX = 1000
 """Largest number of jobs of a submission."""
 
@@ -58,8 +64,9 @@ ENDS_WITH_SCRIPT = (
 
 _GONE = TaskState(State.LOST, "its flux instance has ended")
 _NOT_HERE = (
-    "the flux instance that this script is in does not know it, and only on {host} another one can be asked: run the script there,"
-    " or in the instance of the job (flux proxy); if its instance has ended, run the script again, which submits it again"
+    "the flux instance that this script is in does not know it, and another one, on {host}, cannot be asked ({error}): have"
+    " `ssh -o BatchMode=yes {host} true` work, run the script there, or in the instance of the job (flux proxy); if its instance"
+    " has ended, run the script again, which submits it again"
 )
 _NOT_SUBMITTED = TaskState(State.LOST, "its script was killed before it was submitted")
 
@@ -87,6 +94,7 @@ class FluxScheduler:
         self._answer: Future[Any] | None = None  # to the last question
         self._instances: dict[str, tuple[str, str]] = {}  # host and URI by the name of the jobs
         self._ended: dict[Job, TaskState] = {}  # these do not change any more
+        self._unreached: dict[str, tuple[float, str]] = {}  # when an instance could not be asked, and why, by its URI
 
     def most_tasks(self) -> int:
         """Return the largest number of jobs of a submission."""
@@ -131,7 +139,7 @@ class FluxScheduler:
                 tasks.update({(one.job, task): made for task, made in enumerate(_jobs_of(one.job, one.id))})
         wanted = set(tasks.values())
         try:
-            states = self._in_instances(flux_jobs.look, {one for one in wanted - self._ended.keys() if one.id})
+            states = self._in_instances("look", {one for one in wanted - self._ended.keys() if one.id})
         except WorkerStartError:
             return None
         self._ended = {one: state for one, state in self._ended.items() if one in wanted}
@@ -151,35 +159,58 @@ class FluxScheduler:
             if one.job == job:
                 jobs = _jobs_of(job, one.id)
                 chosen = jobs if tasks is None else [jobs[task] for task in tasks]
-                states = self._in_instances(flux_jobs.cancel, [one for one in chosen if one.id])
+                states = self._in_instances("cancel", [one for one in chosen if one.id])
                 unreached |= {state.words for state in states.values() if state.state is State.UNKNOWN}
         if unreached:
             raise WorkerStartError(f"job {job} is not cancelled: {'; '.join(sorted(unreached))}")
 
-    def _in_instances(self, function: Callable[[Any, Collection[Job]], States], jobs: Collection[Job]) -> States:
-        """Ask the script's instance about jobs; about the others that in which they were submitted, if it is on this host."""
+    def _in_instances(self, name: str, jobs: Collection[Job]) -> States:
+        """Ask the script's instance about jobs, and about others that in which they were submitted.
+
+        Args:
+            name: A function of `flux_jobs`.
+            jobs: The jobs.
+        """
+        function: Callable[[Any, Collection[Job]], States] = getattr(flux_jobs, name)
 
         def ask(handle: Any, asked: Collection[Job]) -> tuple[str, States]:
             return handle.attr_get("local-uri"), function(handle, asked)
 
         states: States = {}
-        elsewhere: dict[str, list[Job]] = {}
+        elsewhere: dict[tuple[str, str], list[Job]] = {}
         own = ""
         if jobs:
             with suppress(OSError):  # it has ended
                 own, states = self._ask(partial(ask, asked=jobs))
         for one in set(jobs) - states.keys():
             host, uri = self._instance(one)
-            if host == socket.gethostname() and uri != own:
-                elsewhere.setdefault(uri, []).append(one)
-            elif host and host != socket.gethostname():
-                states[one] = TaskState(State.UNKNOWN, _NOT_HERE.format(host=host))
-        for uri, rest in elsewhere.items():
+            if host and (host != socket.gethostname() or uri != own):
+                elsewhere.setdefault((host, uri), []).append(one)
+        for (host, uri), rest in elsewhere.items():
             try:
-                states |= self._ask(partial(ask, asked=rest), uri=uri)[1]
+                if host == socket.gethostname():
+                    states |= self._ask(partial(ask, asked=rest), uri=uri)[1]
+                else:
+                    states |= self._ask_on(host, uri, name, rest)
             except (FileNotFoundError, ConnectionError):
                 states |= dict.fromkeys(rest, _GONE)
         return states
+
+    def _ask_on(self, host: str, uri: str, name: str, jobs: Collection[Job]) -> States:
+        """Ask an instance on another host; one that could not be asked, not again for a while.
+
+        Raises:
+            FileNotFoundError: It has ended.
+        """
+        there = flux_elsewhere.ssh_uri(host, uri)
+        failed_s, error = self._unreached.get(there, (-math.inf, ""))
+        if name == "cancel" or monotonic() - failed_s > UNREACHED_PAUSE_S:
+            try:
+                return flux_elsewhere.ask(there, name, jobs)
+            except WorkerStartError as failure:
+                error = str(failure)
+                self._unreached[there] = monotonic(), error
+        return dict.fromkeys(jobs, TaskState(State.UNKNOWN, _NOT_HERE.format(host=host, error=error)))
 
     def _instance(self, job: Job) -> tuple[str, str]:
         """Return the host, and the URI there, of the broker to which a job was submitted."""

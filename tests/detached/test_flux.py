@@ -122,16 +122,35 @@ def scheduler_elsewhere(scheduler, tmp_path, monkeypatch):
     spool = Spool(str(tmp_path / "detached"), "0123")
     (tmp_path / "detached" / "0123").mkdir(parents=True)
     spool.write_instance("node7.invalid", "local:///tmp/flux/local-0")
-    return scheduler
+    asked = []
+
+    def ask(uri, *_):
+        asked.append(uri)
+        raise WorkerStartError("no such host")
+
+    monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", ask)
+    return scheduler, asked
 
 
-def test_a_job_of_another_host_names_it(scheduler_elsewhere):
-    (state,) = scheduler_elsewhere.states(["fA"]).values()
-    assert state.state is State.UNKNOWN
-    assert "only on node7.invalid another one can be asked" in state.words
+def test_unreached_host_is_left_alone_for_a_while(scheduler_elsewhere):
+    scheduler, asked = scheduler_elsewhere
+    for _ in range(2):
+        (state,) = scheduler.states(["fA"]).values()
+        assert state.state is State.UNKNOWN
+        assert "another one, on node7.invalid, cannot be asked (no such host)" in state.words
+    assert asked == ["ssh://node7.invalid/tmp/flux/local-0"]
 
 
 @pytest.mark.parametrize("tasks", [None, [0]])
 def test_a_job_of_another_host_counts_as_running(scheduler_elsewhere, tasks):
-    with pytest.raises(WorkerStartError, match=r"job fA is not cancelled: .* only on node7.invalid another one"):
-        scheduler_elsewhere.cancel("fA", tasks)
+    with pytest.raises(WorkerStartError, match=r"job fA is not cancelled: .*, on node7.invalid, cannot be asked"):
+        scheduler_elsewhere[0].cancel("fA", tasks)
+
+
+def test_ended_instance_of_another_host_is_gone(scheduler_elsewhere, monkeypatch):
+    def ask(uri, *_):
+        raise FileNotFoundError(uri)
+
+    monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", ask)
+    (state,) = scheduler_elsewhere[0].states(["fA"]).values()
+    assert state.state is State.LOST
