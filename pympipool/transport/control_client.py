@@ -75,6 +75,7 @@ class WorkerControl:
         self._end = local.WorkerEnd(connection)
         self._lock = allocate_lock()
         self._request_lock = allocate_lock()
+        self._is_answer_due = False  # to a request, which an exception may have interrupted
         self._address = ""
         self._has_link = False
         self._written: Usage | None = None  # how much of their large arguments the calls have written
@@ -190,10 +191,34 @@ class WorkerControl:
         return True
 
     def _request(self, *frame: Any, descriptors: tuple[int, ...] = ()) -> tuple[Frame, list[int]]:
-        """Send a request; return the master's answer. Calls may have threads: one of them asks at a time."""
+        """Send a request; return the master's answer. Calls may have threads: one of them asks at a time.
+
+        A signal handler of the call may raise at any step. If it does while this thread waits, the next request skips the answer.
+        """
+        data = encode_frame(frame)
         with self._request_lock:
-            self._send(encode_frame(frame), descriptors)
-            return self._end.receive_frame()
+            if self._is_answer_due:
+                for unwanted in self._take_answer()[1]:
+                    close_descriptor(unwanted)
+            try:
+                self._send(data, descriptors)
+                self._is_answer_due = True
+            except OSError:
+                raise  # nothing was sent
+            except BaseException:
+                self.hang_up()
+                raise
+            return self._take_answer()
+
+    def _take_answer(self) -> tuple[Frame, list[int]]:
+        self._end.socket.recv(1, socket.MSG_PEEK)  # waits
+        try:
+            answer = self._end.receive_frame()
+            self._is_answer_due = False
+        except BaseException:
+            self.hang_up()  # there may be more to come of this answer
+            raise
+        return answer
 
     def open_channel(self, descriptors: Sequence[int], rank: int = 0) -> Channel:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
@@ -253,7 +278,13 @@ class WorkerControl:
 
     def _send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
         with self._lock:  # a call may have threads, and one of them may ask for the resource tracker
-            self._end.send(data, descriptors)
+            try:
+                self._end.send(data, descriptors)
+            except OSError:
+                raise
+            except BaseException:  # of a signal handler
+                self.hang_up()  # a part of the frame may have been sent
+                raise
 
 
 def shared_descriptor(answer: Frame, descriptors: list[int]) -> int | None:

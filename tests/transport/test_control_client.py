@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -102,6 +103,43 @@ def test_too_large_exception_frame_is_refused_before_sending(pair):
         worker.send_rank_error(1, 12, [bytes(65 << 20)])
     worker.send_ready(1)
     assert connection.receive_available()[0][0] == "ready"
+
+
+class Late(Exception):
+    pass
+
+
+def test_interrupted_request_leaves_no_answer_behind(pair):
+    """A signal handler of a call raises while the master has not answered: the next request gets its own answer."""
+    connection, worker = pair
+
+    def late(*_):
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Late):
+            worker.request_script_object("A")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    for name in ("A", "B"):
+        connection.send(("script_object", name.encode()))
+    assert worker.request_script_object("B") == b"B"
+
+
+def test_torn_answer_ends_the_connection(pair, monkeypatch):
+    connection, worker = pair
+
+    def tear():
+        raise Late
+
+    monkeypatch.setattr(worker._end, "receive_frame", tear)
+    connection.send(("script_object", b"A"))
+    with pytest.raises(Late):
+        worker.request_script_object("A")
+    with pytest.raises(EOFError):  # so nothing takes the rest of the answer for its own
+        list(iter(connection.receive_available, None))
 
 
 @needs_root
