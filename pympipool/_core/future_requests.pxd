@@ -4,6 +4,7 @@ from pympipool._core.completion cimport Completion
 from pympipool._core.event_loops cimport LoopQueue
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.state_lock cimport shared_id
+from pympipool._core.types cimport Call, Core, Worker
 
 
 cdef enum Turn:
@@ -27,3 +28,6 @@ cdef class FutureRequests(Completion):
     cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1
     cdef bint progress_once(self) except -1
+
+
+cdef bint stop_behind(Core *core, Worker *worker, Call *call) noexcept nogil

@@ -323,14 +323,14 @@ cdef class FutureRequests(Completion):
         return not self.in_forked_child and me != self.callback_thread_id and me != self.completion_thread_id
 
 
-cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Have a worker killed for a call that it runs. Its other calls wait again. The caller holds the lock.
+cdef bint stop_behind(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Have a worker begin no call after this one, for which it is to be killed: its others wait again. The caller holds the lock.
 
     The worker answers a call before it begins the next one. So if it had begun another call when the others were recalled, the
     answer is found after that.
 
     Returns:
-        False if the call has ended by now, or does not run.
+        False if the call has ended by now, or does not run: then the worker goes on.
     """
     cdef bint was_retired = worker.retired
     worker.retired = True
@@ -339,9 +339,16 @@ cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
     if not worker.failure:
         drain(core, worker)
     if call.worker == worker:
-        call.cancelled = worker.condemned = core.kill_requested = True
-    else:
-        worker.retired = was_retired
-        update_worker(core, worker)
+        worker.condemned = True
+        return True
+    worker.retired = was_retired
+    update_worker(core, worker)
+    return False
+
+
+cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Have a worker killed whose call was cancelled. Return False if the call has ended. The caller holds the lock."""
+    if stop_behind(core, worker, call):
+        call.cancelled = core.kill_requested = True
     pump_and_notify(core)
     return call.cancelled

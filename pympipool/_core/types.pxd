@@ -122,7 +122,8 @@ cdef struct Worker:
     bint may_stall                 # counted in `Core.stalling`
     bint reserved                  # the worker runs only the call that it was started for
     bint retired                   # the worker gets no more calls
-    bint condemned                 # the worker is to be killed, because the call that it runs was cancelled
+    bint condemned                 # the worker is to be killed for the call that it runs
+    uint64_t failing_call          # the id of that call if it fails with the worker; 0: it was cancelled, or there is none
     bint unresponsive              # the worker did not start a call that it was woken for; see `is_responsive`
     int failure                    # negative errno: the worker's ring holds invalid data
     uint64_t ended                 # number of calls with a result, each call of a batch counted by itself

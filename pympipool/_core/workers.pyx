@@ -9,6 +9,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from pympipool._core.calls cimport free_calls, take_futures
 from pympipool._core.attempts cimport Attempts
 from pympipool._core.future_core cimport FutureCore
+from pympipool._core.future_requests cimport stop_behind
 from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
@@ -237,6 +238,23 @@ cdef class Workers(Attempts):
         pmp_mutex_unlock(&self.core.lock)
         return id
 
+    def condemn_call(self, uint64_t number, uint64_t id):
+        """Have only this call fail when its worker is killed, which must happen soon: the worker begins no other call.
+
+        Returns:
+            False if the worker does not run the call, or not any more. It must not be killed for it then.
+        """
+        cdef bint is_condemned = False
+        pmp_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker != NULL and worker.in_flight.first != NULL and worker.in_flight.first.id == id:
+            is_condemned = stop_behind(&self.core, worker, worker.in_flight.first)
+            if is_condemned:
+                worker.failing_call = id
+            pump_and_notify(&self.core)
+        pmp_mutex_unlock(&self.core.lock)
+        return is_condemned
+
     def ended_calls(self, uint64_t number):
         """Return the number of calls that have ended at a worker, or 0 if there is no such worker."""
         pmp_mutex_lock(&self.core.lock)
@@ -307,7 +325,7 @@ cdef class Workers(Attempts):
         return found
 
     cdef dict copy_states(self):
-        """Return {number: (calls in flight, calls that ended there, ring holds invalid data, worker is condemned)}."""
+        """Return {number: (calls in flight, calls that ended there, ring holds invalid data, call was cancelled)}."""
         cdef Worker *copies
         cdef int count = 0
         pmp_mutex_lock(&self.core.lock)
@@ -321,7 +339,7 @@ cdef class Workers(Attempts):
             raise MemoryError()
         try:
             return {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0,
-                                       bool(copies[i].condemned))
+                                       bool(copies[i].condemned and not copies[i].failing_call))
                     for i in range(count)}
         finally:
             free(copies)
@@ -402,8 +420,8 @@ cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
     call = worker.in_flight.last
     while call != NULL:
         previous = call.previous
-        # a call that another host has begun after the end of the cancelled one, before the worker was killed, is not lost
-        begun = not worker.condemned and has_begun(worker, call)
+        # a call that another host has begun after the end of the condemned one, before the worker was killed, is not lost
+        begun = (not worker.condemned or call.id == worker.failing_call) and has_begun(worker, call)
         if not call.cancelled and (not begun or call.attempts_left > 0):
             call.attempts_left -= begun
             call.position = UINT64_MAX

@@ -27,9 +27,9 @@ def watch_for_stuck_ranks(supervisor: Supervisor, dispatcher: Dispatcher, worker
 
     def end_if_stuck() -> None:
         errors = worker.rank_errors.pop(call, {})
-        if not errors or dispatcher.current_call(worker.number) != call:
-            return
         if len(errors) == worker.request.ranks:  # all have raised, and none is stuck; their answer may be large
+            return
+        if not errors or not dispatcher.condemn_call(worker.number, call):
             return
         ranks = sorted(errors)
         LOGGER.warning("worker %d: ranks %s raised, the others do not come back", worker.number, ranks)
@@ -46,8 +46,9 @@ def watch_run_time(supervisor: Supervisor, dispatcher: Dispatcher, worker: Worke
         return
 
     def check() -> None:
-        running_s = dispatcher.running_time(worker.number)
-        if running_s < limit_s:
+        call = dispatcher.current_call(worker.number)
+        running_s = dispatcher.running_time(worker.number)  # of a later call if that one has ended meanwhile
+        if running_s < limit_s or not dispatcher.condemn_call(worker.number, call):
             supervisor.loop.call_later(max(limit_s - running_s, SHORTEST_CHECK_S), check, worker.handlers)
             return
         LOGGER.warning("worker %d: its call runs longer than run_time_max=%s s", worker.number, limit_s)

@@ -8,7 +8,7 @@ from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.future import Future
 from pympipool.serialization import payload
-from support.link_workers import LinkWorkers
+from support.link_workers import LIMIT_S, LinkWorkers
 
 CAPACITY = 1 << 16
 LARGE = bytes(CAPACITY * 4)
@@ -76,3 +76,49 @@ def test_call_waits_again_that_no_worker_has_touched(workers, argument):
     for _ in range(UNBEGUN_ENDS_MAX):
         assert replace(workers) == []
     assert replace(workers) == [behind]
+
+
+def test_worker_killed_for_a_call_loses_no_other(workers):
+    late, behind = submit(workers), submit(workers)
+    assert workers.dispatcher.condemn_call(workers.last, workers.take(workers.channels[0]))
+    assert workers.take(workers.channels[0]) is None
+    assert replace(workers) == [late]
+    assert workers.take(workers.channels[0]) is not None
+    assert not behind.done()
+
+
+def test_call_that_ends_before_the_kill_returns(workers):
+    late, behind = submit(workers), submit(workers)
+    channel = workers.channels[0]
+    call = workers.take(channel)
+    assert workers.dispatcher.condemn_call(workers.last, call)
+    workers.answer(channel, call)
+    assert replace(workers) == []
+    assert late.result(LIMIT_S) is None
+    assert workers.take(workers.channels[0]) is not None
+    assert not behind.done()
+
+
+def test_no_worker_is_killed_for_ended_call(workers):
+    first, second = submit(workers), submit(workers)
+    channel = workers.channels[0]
+    ended = workers.take(channel)
+    workers.answer(channel, ended)
+    running = workers.take(channel)
+    assert not workers.dispatcher.condemn_call(workers.last, ended)
+    assert first.result(LIMIT_S) is None
+    assert replace(workers) == [second]
+    assert running is not None
+
+
+def test_call_begun_meanwhile_behind_relay_runs_again():
+    """The relay has calls that cannot be recalled. The worker may begin one while it is about to be killed for the one before."""
+    workers = LinkWorkers(1, CAPACITY, relayed=True)
+    late, behind = submit(workers), submit(workers)
+    calls = workers.take_all(workers.channels[0])
+    assert workers.dispatcher.condemn_call(1, calls[0])
+    workers.answer(workers.channels[0], calls[0])
+    assert workers.dispatcher.remove_dead_worker(1) == []
+    assert late.result(LIMIT_S) is None
+    assert len(workers.take_all(workers.add(2, CAPACITY))) == 1
+    assert not behind.done()
