@@ -22,6 +22,7 @@ from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import describe_shared, has_shared, payload
+from pympipool.serialization.exception_forms import copy_exception
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
@@ -40,6 +41,7 @@ class SerialEngine(WorkerlessEngine):
     def __init__(self, options: Options) -> None:
         self._options = options
         self._init_values: dict[str, Any] | None = None
+        self._init_error: BaseException | None = None
         self.resolve_dependencies = not options.disable_dependencies
         self._ended = self._failed = 0
 
@@ -93,9 +95,10 @@ class SerialEngine(WorkerlessEngine):
         kwargs: dict[str, Any],
         resources: Resources | None,
     ) -> Any:
+        values = self._values()
         while True:
             try:
-                return self._run(fn, args, kwargs, resources)
+                return self._run(fn, args, kwargs, resources, values)
             except BaseException as error:
                 if resources is None or future.attempts > resources.retries or isinstance(error, KeyboardInterrupt):
                     raise
@@ -105,13 +108,18 @@ class SerialEngine(WorkerlessEngine):
                 sleep(resources.retry_delay)
 
     def _run(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None,
+        values: dict[str, Any],
     ) -> Any:
         payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
         fn = _with_shared(fn)
         parts = payload.dump_call(1, fn, args, kwargs, True)
         args, kwargs = payload.load(parts) if has_shared(parts[0]) else _copied((args, kwargs))
-        function = inject_arguments(fn, self._values())
+        function = inject_arguments(fn, values)
         folder = None if resources is None else resources.cwd
         before = os.getcwd() if folder is not None else None
         try:
@@ -128,10 +136,12 @@ class SerialEngine(WorkerlessEngine):
         """Run the initializer and init_function before the first call. Return what is passed to calls.
 
         Raises:
-            BrokenProcessPool: One of them has raised.
+            BrokenProcessPool: One of them has raised, now or before.
         """
         if self._init_values is not None:
             return self._init_values
+        if self._init_error is not None:
+            raise copy_exception(self._init_error)
         name, initializer, init_function = "initializer", self._options.initializer, self._options.init_function
         try:
             if initializer is not None:
@@ -142,10 +152,13 @@ class SerialEngine(WorkerlessEngine):
             self._init_values = (
                 {} if init_function is None else check_init_values(init_function, _with_shared(init_function)())
             )
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too, as in a worker
             from concurrent.futures.process import BrokenProcessPool
 
-            raise BrokenProcessPool(f"{name} failed, so no call runs: {type(error).__name__}: {error}") from error
+            self._init_error = BrokenProcessPool(f"{name} failed, so no call runs: {type(error).__name__}: {error}")
+            raise self._init_error from error
         return self._init_values
 
     def waiting_count(self) -> int:

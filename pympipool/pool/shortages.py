@@ -58,6 +58,8 @@ _TEXTS = {
 }
 """The same by texts in the messages of launchers, and of interpreters that end while they start."""
 
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
 _LINES = 5
 """Last lines of stderr that are searched for a text."""
 
@@ -73,6 +75,8 @@ unpickle the exception, so a subclass of the user's is none of them."""
 def shortage_of(error: Failure) -> str | None:
     """Return what there was too little of when a worker did not start; None if it did not start for another reason."""
     if isinstance(error, ReportedError):
+        if error.function and _NO_SPACE in error.message and "/dev/shm" not in error.message:
+            return None  # the user's function has filled another file system
         text = f"{error.type_name}: {error.message}" if error.type_name in _REPORTED_TYPES else ""
         return next((name for words, name in _TEXTS.items() if words in text), None)
     cause: BaseException | None = error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pympipool._options import Options
 
 INIT_FUNCTION_MAX_BYTES = 60 << 20
-"""Size limit of a pickled init_function, and of an initializer with its arguments. They are sent in a frame of the control
+"""Size limit of a pickled init_function and an initializer with its arguments, together. They are sent in a frame of the control
 connection, with other settings."""
 
 
@@ -30,10 +30,21 @@ def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, An
 
     Returns:
         Their pickles, and what is not sent but kept as long as workers start: "inheritance", and "shared", the shared objects.
+
+    Raises:
+        TypeError, SerializationError: See there.
+        ValueError: There is an init_function without block allocation, or both together are too large.
     """
     inheritance = Inheritance(options.initargs) if inherits and options.initargs else None
     initializer = pickled_initializer(options.initializer, options.initargs, inheritance)
     init_function = pickled_init_function(options.init_function, options.block_allocation)
+    sizes = {
+        f"initializer {options.initializer!r} with its initargs": sum(map(len, initializer or ())),
+        f"init_function {options.init_function!r} with all it refers to": len(init_function or b""),
+    }
+    if sum(sizes.values()) > INIT_FUNCTION_MAX_BYTES:
+        listed = " and ".join(f"{name} has {size} bytes when pickled" for name, size in sizes.items() if size)
+        raise ValueError(f"{listed}; at most {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself")
     return {
         "initializer": initializer,
         "inheritance": inheritance,
@@ -53,7 +64,6 @@ def pickled_initializer(
 
     Raises:
         TypeError: It is not callable.
-        ValueError: The pickle is too large.
         SerializationError: It cannot be pickled, or one of its arguments cannot.
     """
     if initializer is None:
@@ -65,12 +75,6 @@ def pickled_initializer(
             parts = list(map(bytes, dump_for_start((initializer, arguments), "the initializer and its arguments")))
     except SerializationError as error:
         raise _named(error, arguments, inheritance) from error.__cause__
-    size_bytes = sum(map(len, parts))
-    if size_bytes > INIT_FUNCTION_MAX_BYTES:
-        raise ValueError(
-            f"initializer {initializer!r} and its initargs have {size_bytes} bytes when pickled; at most"
-            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
-        )
     return parts
 
 
@@ -102,7 +106,7 @@ def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes |
 
     Raises:
         TypeError: It is not callable.
-        ValueError: There is no block allocation, or the pickle is too large.
+        ValueError: There is no block allocation.
         SerializationError: It cannot be pickled.
     """
     if init_function is None:
@@ -115,12 +119,6 @@ def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes |
             " nothing can be loaded before"
         )
     try:
-        pickled = dump_by_value(init_function)
+        return dump_by_value(init_function)
     except Exception as error:
         raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
-    if len(pickled) > INIT_FUNCTION_MAX_BYTES:
-        raise ValueError(
-            f"init_function {init_function!r} has {len(pickled)} bytes when pickled, with all it refers to; at most"
-            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
-        )
-    return pickled

@@ -12,8 +12,10 @@ import pytest
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
 from pympipool.pool import block_pool, queued_call, shortages
+from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
 from pympipool.pool.start_functions import pickled_init_function
+from pympipool.serialization.exceptions import dump_exception
 from support.scripts import script_environment
 
 DESCRIPTORS = """
@@ -88,6 +90,16 @@ def test_shortage_is_recognized(error, name):
         assert shortage_of(caused) == found
     if name is not None:
         assert name in str(shortage_error(found, error))
+
+
+@pytest.mark.parametrize(
+    ("function", "path", "name"),
+    [("initializer", "/scratch/x", None), ("initializer", "/dev/shm/x", "shared memory"), ("", "x", "shared memory")],
+)
+def test_full_disk_of_an_initializer_is_no_shortage(function, path, name):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    found = shortage_of(ReportedError(dump_exception(error, "a worker"), function))
+    assert found is None if name is None else name in found
 
 
 def test_circle_of_causes_ends():

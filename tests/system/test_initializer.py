@@ -12,6 +12,7 @@ import pytest
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import SerializationError
+from pympipool.pool import start_functions
 from support.calls import hold
 from support.loopback_tcp import LoopbackTcpBackend
 from support.scripts import run_script
@@ -151,6 +152,14 @@ def test_it_runs_together_with_init_function():
         init_function=lambda: {"x": seen()[0]},
     ) as exe:
         assert exe.submit(lambda x: x).result() == ["first"]
+
+
+def test_start_functions_too_large_together_are_refused(monkeypatch):
+    """One frame has both."""
+    monkeypatch.setattr(start_functions, "INIT_FUNCTION_MAX_BYTES", 2000)
+    large = bytes(1200)
+    with pytest.raises(ValueError, match=r"initializer .* and init_function .*; at most 2000 can be sent"):
+        Executor(block_allocation=True, initializer=note, initargs=(large,), init_function=lambda: {"x": large})
 
 
 @pytest.mark.parametrize("block_allocation", [True, False])

@@ -130,6 +130,22 @@ def test_init_function_runs_once():
     assert runs == [1]
 
 
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_initializer_that_fails_runs_once(error):
+    runs = []
+
+    def fail():
+        runs.append(0)
+        raise error("no")
+
+    with Executor(backend="serial", initializer=fail) as exe:
+        errors = [exe.submit(abs, -1, resource_dict={"retries": 2}).exception() for _ in range(3)]
+    assert [type(one) for one in errors] == [BrokenProcessPool] * 3
+    assert len(set(map(id, errors))) == 3
+    assert type(errors[-1].__cause__) is error
+    assert len(runs) == 1
+
+
 def test_wrong_init_function_fails_its_calls():
     with Executor(backend="serial", block_allocation=True, init_function=lambda: 3) as exe:
         future = exe.submit(add, 1)
