@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger
+from pympipool.errors import WorkerStartError
+from pympipool.pool.shortages import NAMES as SHORTAGES
 from pympipool.transport.control_server import (
     SEND_TIMEOUT_S,
     Connection,
@@ -208,7 +210,9 @@ class ControlConnections:
         connection = worker.connections[rank]
         try:
             connection.post(frame, descriptors)
-        except OSError:  # on Windows, descriptors are copied into the process, which has just ended
+        except OSError as error:  # on Windows also: descriptors are copied into the process, which has just ended
+            if error.errno in SHORTAGES and worker.process.start_failure is None:
+                worker.process.start_failure = WorkerStartError(f"worker {worker.number} got no settings: {error}")
             self._hung_up(worker, rank, connection)
             return
         unread_for = RunningClock()

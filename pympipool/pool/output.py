@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from pympipool.pool.event_loop import EventLoop, HandlerGroup
+    from pympipool.pool.event_loop import EventLoop, HandlerGroup, Timer
 
 READ_BYTES = 1 << 16
 """Bytes that one read takes from a pipe at most."""
@@ -81,6 +81,7 @@ class OutputWriter:
         self.name = name
         self._loop = loop
         self._thread: threading.Thread | None = None
+        self._retry: Timer | None = None  # starts the thread
         self._texts: SimpleQueue[str | None] = SimpleQueue()
         self._queued = 0  # characters, ever
         self._written = 0  # characters that the stream has taken or refused, ever
@@ -105,7 +106,7 @@ class OutputWriter:
             self._dropped = 0
         self._queued += len(text)
         self._texts.put(text)
-        if self._thread is None:
+        if self._thread is None and (self._retry is None or self._retry.function is None):
             self._start()
 
     def call_when_emptier(self, function: Callable[[], None]) -> None:
@@ -126,7 +127,7 @@ class OutputWriter:
         try:
             thread.start()
         except (RuntimeError, MemoryError):  # no room for a thread: the text waits
-            self._loop.call_later(THREAD_RETRY_S, self._start)
+            self._retry = self._loop.call_later(THREAD_RETRY_S, self._start)
         else:
             self._thread = thread
 

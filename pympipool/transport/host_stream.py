@@ -95,15 +95,22 @@ class HostStream:
         """Queue a frame for the next `flush`. The descriptors are duplicated.
 
         Raises:
-            OSError: There is no room for the duplicates.
+            OSError: There is no room for the duplicates, although those of earlier frames were sent as far as possible.
         """
         frame = b"".join((_HEAD.pack(kind, stream, len(descriptors), worker, len(data)), data))
         last = self._segments[-1] if self._segments else None
         if descriptors or last is None or len(last.data) + len(data) > SEGMENT_BYTES:
-            last = _Segment(_duplicates(descriptors))
+            last = _Segment(self._duplicates(descriptors))
             self._segments.append(last)
         last.data += frame  # at once: without memory there must be no part of it
         self.waiting_bytes += _HEAD.size + len(data)
+
+    def _duplicates(self, descriptors: Sequence[int]) -> list[int]:
+        try:
+            return _duplicates(descriptors)
+        except OSError:
+            self.flush()  # closes those of other frames: many workers may connect before the next one
+            return _duplicates(descriptors)
 
     def flush(self) -> None:
         """Send as much as the connection takes.

@@ -75,7 +75,7 @@ class Forkserver:
         target: In a preloaded process, the number of its target.
     """
 
-    def __init__(self, master: socket.socket, reporter: socket.socket | None = None, target: int = 0) -> None:
+    def __init__(self, master: socket.socket, reporter: socket.socket | None = None, target: int | None = None) -> None:
         self.master = master
         self.environment = dict(os.environ)
         self.status_pipes: dict[int, int] = {}  # by the pid of the worker
@@ -180,7 +180,7 @@ class Forkserver:
             with contextlib.suppress(OSError):
                 os.write(stderr, self.preloading.notices.pop(0).encode())
 
-    def _fork_worker(self, template: Template, number: int, descriptors: list[int], target: int) -> None:
+    def _fork_worker(self, template: Template, number: int, descriptors: list[int], target: int | None) -> None:
         stdout, stderr, status_pipe, *agent_sockets = descriptors
         config = template.config
         try:
@@ -206,9 +206,9 @@ class Forkserver:
                 run(config, template.cwd, self.streams, (stdout, stderr), after_call)
             self.status_pipes[pid] = status_pipe
 
-    def _report_imports(self, template: Template, target: int) -> None:
+    def _report_imports(self, template: Template, target: int | None) -> None:
         """Tell from a worker what its call has imported, if that is to be learned."""
-        if template.preload is None:
+        if template.preload is None and target is not None:
             report_imports(self.reporter, target, self.known_modules)
 
     def _close_inherited(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pympipool import Executor
 from pympipool.pool import output
-from pympipool.pool.event_loop import EventLoop
+from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.last_lines import LINE_CHARS_MAX, LastLines
 from pympipool.pool.output import Output, OutputWriter
 from support.scripts import script_environment
@@ -32,6 +32,30 @@ def loop():
     loop.call(loop.stop)
     loop.thread.join(TIMEOUT_S)
     loop.close()
+
+
+def test_one_timer_waits_for_a_thread(monkeypatch):
+    class NoThread:
+        def __init__(self, *_):
+            pass
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    class Loop:
+        timers = ()
+
+        def call_later(self, delay_s, function):
+            self.timers = (*self.timers, Timer(function, None))
+            return self.timers[-1]
+
+    monkeypatch.setattr(output, "ServiceThread", NoThread)
+    writer = OutputWriter("stdout", Loop())
+    for _ in range(3):
+        writer.put("a line\n")
+    assert len(writer._loop.timers) == 1
+    writer._loop.timers[0].run()
+    assert len(writer._loop.timers) == 2
 
 
 class Stuck:

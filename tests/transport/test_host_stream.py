@@ -108,6 +108,18 @@ def test_frame_after_lost_descriptors_has_its_own(sides, limit_descriptors):
     assert [content_of(one) for one in second.descriptors] == [b"1"]
 
 
+def test_frames_need_few_descriptors_at_a_time(sides, limit_descriptors):
+    """More workers connect before the next flush than there are descriptors for."""
+    file = file_with(b"x")
+    limit_descriptors(4)
+    for number in range(20):
+        sides[0].put(DATA, CONTROL, number, b"", [file])
+    limit_descriptors(None)
+    frames = exchange(*sides, 20)
+    assert [content_of(one) for frame in frames for one in frame.descriptors] == [b"x"] * 20
+    os.close(file)
+
+
 def test_end_is_told_after_the_last_frame(sides):
     sides[0].put(DATA, STDOUT, 1, b"last")
     sides[0].flush()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool.worker.forkserver import Forkserver
 from support.waiting import wait_until
 
 pytestmark = [
@@ -64,6 +67,22 @@ def test_learned_modules_are_imported_before_calls():
         assert not is_preloaded(exe, "numpy")
         exe.submit(import_numpy).result()
         wait_until(lambda: is_preloaded(exe, "numpy"))
+
+
+def test_calls_without_a_target_report_no_imports(monkeypatch):
+    """There is none without /proc, and for further environments."""
+    reports = []
+    monkeypatch.setattr(
+        "pympipool.worker.forkserver.report_imports", lambda _reporter, target, _known: reports.append(target)
+    )
+    requests, other = socket.socketpair()
+    with requests, other:
+        server = Forkserver(requests, reporter=requests)
+        for descriptor in server.wakeup_pipe:
+            os.close(descriptor)
+        server._report_imports(SimpleNamespace(preload=None), server.target)
+        server._report_imports(SimpleNamespace(preload=None), 0)
+    assert reports == [0]
 
 
 def test_named_modules_are_imported_before_calls(module):
