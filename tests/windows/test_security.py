@@ -159,7 +159,7 @@ def test_strangers_keep_no_worker_out(make):
     exe = make(max_workers=1)
     assert exe.submit(pow, 2, 3).result(LIMIT_S) == 8
     port = int(exe._engine.pool.supervisor.listener.address.partition("/")[0])
-    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(700)]
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(560)]
     exe.submit(os._exit, 1).exception(2 * LIMIT_S)
     assert exe.submit(pow, 2, 5).result(2 * LIMIT_S) == 32
     for stranger in strangers:
