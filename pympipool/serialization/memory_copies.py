@@ -41,6 +41,18 @@ class MemoryCopy:
         return load_copy, (self._object.key,)
 
 
+class _Use:
+    """A copy where a call gets it. One object would arrive as one, but the calls of a batch get memory of their own."""
+
+    __slots__ = ("_copy",)
+
+    def __init__(self, copy: MemoryCopy) -> None:
+        self._copy = copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._copy.__reduce__()
+
+
 class PickledWithCopies:
     """A pickled value some of whose buffers are replaced by a `MemoryCopy`. Loading it returns the value.
 
@@ -55,7 +67,7 @@ class PickledWithCopies:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_with_copies, tuple(
-            part if type(part) is MemoryCopy else pickle.PickleBuffer(part) for part in self.parts
+            _Use(part) if type(part) is MemoryCopy else pickle.PickleBuffer(part) for part in self.parts
         )
 
 
