@@ -407,8 +407,9 @@ class Executor(futures.Executor):
         """Queue fn(*args, **kwargs) and return the future of its result.
 
         Futures anywhere in the arguments (also inside lists, tuples, sets and dicts) are replaced by their results
-        before the call runs. If one of them fails or is cancelled, so does the call. Large arrays are read when the
-        call is sent: do not change them before the call has ended.
+        before the call runs. If one of them fails or is cancelled, so does the call. However long the call waits, its function
+        and its arguments are those of now. Only large arrays are read when the call is sent: do not change them before the
+        call has ended.
 
         Args:
             fn: Any callable; must not have a parameter called `resource_dict`. A parameter called `worker_id` gets, if the

@@ -15,6 +15,7 @@
     handover.py      the folder in which workers write such files
     exceptions.py  what calls have raised, where the user wants to keep it
     entries.py     what a future has of its cached result
+    inputs.py        what other calls get of it
     writer.py      the thread that writes results
     reading.py     the results of a directory for users
 

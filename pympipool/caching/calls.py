@@ -13,11 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name, safe_repr
-from pympipool.caching.entries import UnwrittenEntry, stored_future
+from pympipool.caching.entries import UnwrittenEntry, stored_future, unchanged_parts
 from pympipool.caching.exceptions import raised
+from pympipool.caching.inputs import UNKNOWN, is_changed
 from pympipool.caching.keys import Keys, is_plain, key_of_name
 from pympipool.caching.maps import Answers
 from pympipool.caching.modules import version_of_files
@@ -27,6 +29,7 @@ from pympipool.caching.writer import Writer
 from pympipool.errors import CacheWarning, SerializationError
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import dump_exception
+from pympipool.serialization.future_search import find_futures, resolve
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -111,8 +114,9 @@ class CachedCalls:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
         version = version_of_files()
+        args, kwargs = self._with_changed_results(args, kwargs)
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
-        if key is None or resources is None:
+        if key is None or resources is None or any(one.version == UNKNOWN for one in inputs):
             return self._engine.submit(fn, args, kwargs, resources)
         self._writer.flush_before((key,))
         found = self._store.find(key)
@@ -125,13 +129,26 @@ class CachedCalls:
             version = min([version, *(one.version for one in inputs)])
         else:
             version = sys.maxsize
-        name, files = callable_name(fn), self._store.files
-        entry = UnwrittenEntry(key, name, version, description, files, inputs or (), resources.cache_exceptions)
+        name, exceptions = callable_name(fn), resources.cache_exceptions
+        entry = UnwrittenEntry(key, name, version, description, self._store, inputs or (), exceptions)
         future = self._engine.submit(fn, args, kwargs, resources, entry)
         if not self._engine.has_workers:
             _keep_at_once(entry, future)
         self._writer.follow(future, entry)
         return future
+
+    def _with_changed_results(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return arguments with those results in the place of their futures that the user has read and changed."""
+        find = partial(unchanged_parts, self._store)
+        changed = {id(one): one for one in find_futures(args, kwargs) if is_changed(one, find)}
+        if not changed:
+            return args, kwargs
+        try:
+            return resolve(args, kwargs, lambda one: changed[id(one)]._result if id(one) in changed else one)
+        except TypeError:  # one is a key of a dict, and cannot be hashed: the call will fail
+            return args, kwargs
 
     def look_up(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]], resources: Resources) -> Answers | None:
         """Return what is known of the calls of a map, so that the others can be sent in batches.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import Future
@@ -20,13 +21,13 @@ from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Post
 from pympipool.caching.exceptions import is_raised, load_parts
 from pympipool.caching.file_format import left_in
+from pympipool.caching.inputs import result_of_input, stored_parts
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pympipool.caching.files import ResultFiles
     from pympipool.caching.store import Store
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "answer",
     "load_stored",
     "stored_future",
+    "unchanged_parts",
 ]
 
 
@@ -49,17 +51,28 @@ class Unwritten(Post):
         function_name: The name of the function.
         keys: The keys of its calls.
         version: That of the files of modules (see `version_of_files`), before the keys were made. With a larger one the calls may
-            have run what is not what their keys say.
+            have run what is not what their keys say. `inputs.UNKNOWN`: they may have got what is not what their keys say.
 
     Attributes:
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.
         is_written: The parts are not needed any more: the file of a large result is written, or none will be.
+        is_passed_on: Another call gets the parts, or has got them.
         is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 
-    __slots__ = ("function_name", "future", "is_shared", "is_written", "keys", "must_be_unpickled", "parts", "version")
+    __slots__ = (
+        "function_name",
+        "future",
+        "is_passed_on",
+        "is_shared",
+        "is_written",
+        "keys",
+        "must_be_unpickled",
+        "parts",
+        "version",
+    )
 
     def __init__(self, function_name: str, keys: Sequence[bytes], version: int) -> None:
         self.version = version
@@ -67,7 +80,7 @@ class Unwritten(Post):
         self.keys = keys
         self.future: Future[Any] | None = None
         self.parts: Any = None
-        self.is_shared = self.is_written = self.must_be_unpickled = False
+        self.is_passed_on = self.is_shared = self.is_written = self.must_be_unpickled = False
 
     def keep(self, parts: Any) -> None:
         """Keep the parts of the result until they are written."""
@@ -86,9 +99,12 @@ class Unwritten(Post):
 
     def take(self, parts: Any, is_value: bool) -> Any:
         """Return the parts of the result to unpickle (is_value), or to send on."""
-        if self.is_written:
+        if not is_value:
+            self.is_passed_on = True
+        if not self.is_written:
+            self.keep(parts)
+        elif not (is_value and self.is_passed_on):
             return parts
-        self.keep(parts)
         if is_value and type(parts) is list and len(parts) > 1:
             return [parts[0], *map(bytearray, parts[1:])]
         return parts
@@ -107,12 +123,12 @@ class UnwrittenEntry(Unwritten):
         function_name: The name of the function.
         version: As of `Unwritten`.
         arguments: Describes the arguments: the tuple of them if they are plain, or text.
-        files: Has the result if the worker leaves it in a file.
+        store: Gets the result. The worker may leave it in a file of the store's.
         inputs: The entries of the calls whose results are among the arguments.
         keeps_exception: If the call raises an exception, that is written.
     """
 
-    __slots__ = ("_files", "_left_parts", "arguments", "inputs", "keeps_exception", "key")
+    __slots__ = ("_left_parts", "_store", "arguments", "inputs", "keeps_exception", "key")
 
     def __init__(
         self,
@@ -120,7 +136,7 @@ class UnwrittenEntry(Unwritten):
         function_name: str,
         version: int,
         arguments: Any,
-        files: ResultFiles,
+        store: Store,
         inputs: Sequence[Entry] = (),
         keeps_exception: bool = False,
     ) -> None:
@@ -129,7 +145,7 @@ class UnwrittenEntry(Unwritten):
         self.arguments = arguments
         self.inputs = inputs
         self.keeps_exception = keeps_exception
-        self._files = files
+        self._store = store
         self._left_parts: list[Any] | None = None  # of a result that is not stored
 
     def take(self, parts: Any, is_value: bool) -> Any:
@@ -144,23 +160,39 @@ class UnwrittenEntry(Unwritten):
         self.keep(parts)
         try:
             with suppress(FileNotFoundError):
-                return self._files.read_left(left)
+                return self._store.files.read_left(left)
             if self._left_parts is not None:
                 return self._left_parts
-            return self._files.read(self.key)  # the writer has moved it there
+            return self._store.files.read(self.key)  # the writer has moved it there
         except (OSError, ValueError) as error:
             raise CacheError(
                 f"the result {self.key.hex()} cannot be read any more from the cache, where the worker has written it: {error}."
                 " Submit the call again"
             ) from error
 
+    def unchanged_parts(self) -> list[Any] | None:
+        """Return the parts of the result, which was read, as they were received; None if they are neither kept nor stored."""
+        parts = self.parts
+        if parts is None:
+            return stored_parts(self._store, self.key)
+        parts = self.take(parts, False)
+        return parts if type(parts) is list else [parts]
+
+    def result_of(self, future: Future[Any]) -> tuple[Any] | None:
+        """Return the result of an input, in a tuple, as its key says it was; None: it is the value of the future."""
+        if not self.inputs:  # the user has given the call a name
+            return None
+        result, version = result_of_input(future, partial(unchanged_parts, self._store))
+        self.version = min(self.version, version)
+        return result
+
     def finish(self) -> None:
         """Forget the result, and what led to it."""
         left = left_in(self.received_parts())
         if left is not None:
             with suppress(OSError, ValueError, MemoryError):  # the file stays, and `take` tries again
-                self._left_parts = self._files.read_left(left)  # it was not stored, and may be read later
-                self._files.discard_left(left)
+                self._left_parts = self._store.files.read_left(left)  # it was not stored, and may be read later
+                self._store.files.discard_left(left)
         super().finish()
         self.arguments = None
         self.inputs = ()
@@ -202,6 +234,10 @@ class StoredEntry:
         self._store = store
         self._size_bytes = size_bytes
 
+    def unchanged_parts(self) -> list[Any] | None:
+        """Return the parts of the result, as of `UnwrittenEntry`."""
+        return stored_parts(self._store, self.key)
+
     def take(self, parts: Any, is_value: bool) -> Any:
         """Return the parts of the result.
 
@@ -235,9 +271,22 @@ class PendingEntry:
     def __init__(self, key: bytes) -> None:
         self.key = key
 
+    def unchanged_parts(self) -> None:
+        """Return None: the result is that of another process."""
+
     def take(self, parts: Any, is_value: bool) -> Any:
         """Return the parts of the result."""
         return parts
+
+
+def unchanged_parts(store: Store, entry: Entry) -> list[Any] | None:
+    """Return the parts of a result, which was read, as they were received; None if they are neither kept nor stored.
+
+    Args:
+        store: That of the call that gets the result.
+        entry: That of the call that has returned it.
+    """
+    return entry.unchanged_parts() or stored_parts(store, entry.key)
 
 
 Entry: TypeAlias = "UnwrittenEntry | StoredEntry | PendingEntry"

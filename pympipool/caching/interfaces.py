@@ -28,7 +28,7 @@ class CallEngine(Protocol):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources | None = None,
-        cache_entry: object = None,
+        cache_entry: Any = None,
     ) -> Future[Any]: ...
     def check_usable(self, fn: Callable[..., Any]) -> None: ...
 
@@ -36,6 +36,5 @@ class CallEngine(Protocol):
 class BatchEngine(Protocol):
     """The interface between the cache and the engine that runs the batches of a map."""
 
-    def submit_batch(
-        self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None
-    ) -> Future[Any]: ...
+    def freeze_function(self, fn: Callable[..., Any], *, in_full: bool = False) -> Any: ...
+    def submit_batch(self, fn: Any, columns: PackedColumns, resources: Resources | None) -> Future[Any]: ...

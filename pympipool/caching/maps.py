@@ -148,8 +148,16 @@ class BatchCache:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def submit_batch(self, fn: Callable[..., Any], columns: KeyedColumns, resources: Any) -> Future[Any]:
-        """Submit a batch, and have its results stored."""
+    def freeze_function(self, fn: Callable[..., Any]) -> Any:
+        """Return a function as it is now, with all its data: as the keys of the calls say."""
+        return self._engine.freeze_function(fn, in_full=True)
+
+    def submit_batch(self, fn: Any, columns: KeyedColumns, resources: Any) -> Future[Any]:
+        """Submit a batch, and have its results stored.
+
+        Args:
+            fn: The function, or what `freeze_function` has returned.
+        """
         future = self._engine.submit_batch(fn, PackedColumns(columns), resources)
         self._writer.follow(future, UnwrittenBatch(columns.keys, self._function_name, self._version, columns.arguments))
         return future

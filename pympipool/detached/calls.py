@@ -8,15 +8,15 @@ Results are in the folder of their submission, or in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from pympipool.detached.spool import Spool
-from pympipool.execution.dependencies import resolve
 from pympipool.serialization import payload
+from pympipool.serialization.future_search import resolve
+from pympipool.serialization.inputs import Input, inputs_from, select_item
 
 if TYPE_CHECKING:
     from pympipool.caching.store import Store
@@ -28,22 +28,6 @@ LATE_S = 60.0
 
 LATE_PAUSE_S = 0.2
 """Pause between two looks for it."""
-
-
-class Input:
-    """Stands for the result of a call in the pickle of another one.
-
-    Args:
-        origin: The key of the call, or the origin and how an item is made of it (see `DerivedFuture.derived_from`).
-    """
-
-    __slots__ = ("_origin",)
-
-    def __init__(self, origin: tuple[Any, ...]) -> None:
-        self._origin = origin
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return load_input, (self._origin,)
 
 
 def origin_of(future: Future[Any]) -> tuple[Any, ...] | None:
@@ -85,21 +69,20 @@ class Inputs:
         open_store: Opens the cache, for those that had.
     """
 
-    current: Inputs | None = None
-
     def __init__(self, root: str, places: dict[str, Any], open_store: Callable[[], Store]) -> None:
         self._root = root
         self._places = places
         self._open_store = open_store
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Have pickles load these results."""
-        Inputs.current = self
-        try:
-            yield
-        finally:
-            Inputs.current = None
+    def in_use(self) -> inputs_from:
+        """Have the pickles that this thread loads find these results."""
+        return inputs_from(self._of_origin)
+
+    def _of_origin(self, origin: tuple[Any, ...]) -> Any:
+        """Return the result of a call, or an item of it."""
+        source = origin[0]
+        value = self.load(source) if isinstance(source, bytes) else self._of_origin(source)
+        return value if len(origin) == 1 else select_item(value, *origin[1:])
 
     def load(self, key: bytes) -> Any:
         """Return the result of a call.
@@ -134,21 +117,3 @@ class Inputs:
             return None
         finally:
             store.close()
-
-
-def load_input(origin: tuple[Any, ...]) -> Any:
-    """Return the result of a call, or an item of it, where a pickle refers to it."""
-    inputs = Inputs.current
-    if inputs is None:
-        raise LookupError("this pickle is that of a detached call, which only its job can load")
-    source = origin[0]
-    value = inputs.load(source) if isinstance(source, bytes) else load_input(source)
-    if len(origin) == 1:
-        return value
-    _, how, selected = origin
-    if how == "item":
-        return value[selected]
-    count, index = selected
-    if len(value) != count:
-        raise ValueError(f"split_future() was asked for {count} items, but the result has {len(value)}")
-    return value[index]

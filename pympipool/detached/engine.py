@@ -25,10 +25,10 @@ from pympipool.detached.records import open_records
 from pympipool.detached.schedulers import make_scheduler
 from pympipool.detached.submitting import Call, Group, Submitter
 from pympipool.detached.watcher import Watcher, flush_watchers
-from pympipool.execution.dependencies import find_futures
 from pympipool.execution.open_engines import after_end
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import has_shared
+from pympipool.serialization.future_search import find_futures
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future

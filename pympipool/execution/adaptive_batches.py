@@ -4,7 +4,8 @@
              ▲                            │
              └── a batch has ended ◄──────┘   its run time determines the size of the next ones: in the continuation thread
 
-Batches grow until each takes about `BATCH_S`, and shrink towards the end so that all workers finish together.
+All batches run the function as it was when the map was submitted. They grow until each takes about `BATCH_S`, and shrink
+towards the end so that all workers finish together.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class AdaptiveBatcher:
         unordered: bool = False,
     ) -> None:
         self._engine = engine
-        self._fn = fn
+        self._fn = engine.freeze_function(fn)  # the last batch may be submitted in hours
         self.function_name = callable_name(fn)
         self._columns = columns
         self._count = count

@@ -136,7 +136,8 @@ def _submit_cached(
         on_answered(len(chunk) - len(numbers))
     missing = chunk.select(numbers)
     storing = answers.engine(engine)
-    packed = missing.packed(engine.workers_see_files) if numbers and options.batch_size == 1 else None
+    is_adaptive = bool(numbers) and options.batch_size == 1
+    packed = missing.packed(engine.workers_see_files, in_full=True) if is_adaptive else None
     if packed is not None:
         submitted = _in_adaptive_batches(storing, fn, answers.keyed(packed), len(numbers), options)
     elif options.batch_size > 1:
@@ -178,7 +179,7 @@ def _batches(
     begin = 0
     for chunk in chunks:
         engine.check_open()  # an iterable may have closed the executor
-        packed = chunk.packed(engine.workers_see_files, for_now=True)
+        packed = chunk.packed(engine.workers_see_files, for_now=True, in_full=keyed is not None)
         if packed is not None:
             columns = packed if keyed is None else keyed(packed, begin)
             yield engine.submit_batch(fn, columns, resources), len(chunk)

@@ -1,8 +1,13 @@
 """Calls that wait for futures among their arguments.
 
-Engine.submit ─► BlockedCalls.add ─► InputWaiter: told by each input when it has ended
-│ in the continuation thread
-Sender.send  ◄── arguments with the results ◄────────┘
+    Engine.submit ─► BlockedCalls.add ─► pickled, with an `Input` for each future that has no result yet
+                                      ─► InputWaiter: told by each of them when it has ended
+                                                 │ in the continuation thread
+    Sender.hand_over ◄── filled with the results ◄┘
+
+A call is pickled when it is submitted, as one that waits for nothing. So later changes of its arguments, and of what its
+function refers to, do not reach it. If its function is sent by number and nothing else can change, only the containers are copied,
+and it is pickled at the end: that takes less time.
 """
 
 from __future__ import annotations
@@ -10,41 +15,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
+from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import (
     InputError,
     InputWaiter,
-    find_futures,
     has_result,
+    has_result_now,
     is_cancelled,
-    resolve,
     result_of,
 )
 from pympipool.serialization import payload
-from pympipool.serialization.plain import Pickled
+from pympipool.serialization.future_search import FutureSearch, resolve
+from pympipool.serialization.inputs import Input
 from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
 
     from pympipool._core.dispatcher import Dispatcher
+    from pympipool.execution.function_cache import FrozenFunction
+    from pympipool.execution.sending import Dumped, Sender
     from pympipool.resources import Resources
-
-FORWARD_PICKLED_BYTES = 4096
-"""Size from which a result is passed on to another call as it came, without unpickling and pickling it in the master.
-
-For a smaller result, unpickling and pickling takes less time."""
 
 
 class BlockedCall:
-    """A call that waits for futures among its arguments, its inputs."""
+    """A call that waits for futures among its arguments, its inputs.
 
-    __slots__ = ("args", "fn", "future", "inputs", "kwargs", "resources")
+    Attributes:
+        future: Its future.
+        fn, args, kwargs: The call. The arguments have results in the place of those futures that had one at `submit`.
+        resources: What it needs.
+        inputs: The other futures.
+        waiter: Waits for them.
+        frozen: The function with its number, if the call is pickled at the end.
+        dumped: The pickled call, if it was pickled at `submit`.
+    """
 
-    inputs: InputWaiter
+    __slots__ = ("args", "dumped", "fn", "frozen", "future", "inputs", "kwargs", "resources", "waiter")
+
+    waiter: InputWaiter
 
     def __init__(
         self,
@@ -53,12 +67,16 @@ class BlockedCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources | None,
+        inputs: list[StandardFuture[Any]],
     ) -> None:
         self.future = future
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
         self.resources = resources
+        self.inputs = inputs
+        self.frozen: FrozenFunction | None = None
+        self.dumped: Dumped | None = None
 
 
 class BlockedCalls:
@@ -66,26 +84,75 @@ class BlockedCalls:
 
     Args:
         dispatcher: Its continuation thread handles the ends of inputs.
-        send: Sends a call whose inputs have results: future, function, args, kwargs, resources.
+        sender: Pickles the calls, and sends those whose inputs have results.
     """
 
-    def __init__(self, dispatcher: Dispatcher, send: Callable[..., None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, sender: Sender) -> None:
         self._dispatcher = dispatcher
-        self._send = send
+        self._sender = sender
         self._calls: dict[BlockedCall, None] = {}
         self._is_closed = False
 
     # ---- for any thread ----
 
-    def add(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
-        """Send a call as soon as its inputs have results."""
-        blocked.future.function_name = callable_name(blocked.fn)
-        if blocked.future.submitted_ns:
-            self._dispatcher.record_inputs(blocked.future, inputs)
+    def submit(
+        self,
+        future: Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None,
+        search: FutureSearch,
+    ) -> None:
+        """Send a call as soon as its inputs have results; now, if they have. If it cannot be pickled, fail its future.
+
+        Args:
+            search: Has found futures among the arguments.
+        """
+        inputs = search.futures
+        if future.submitted_ns:
+            self._dispatcher.record_inputs(future, inputs)
+        results = _results_at_hand(future, inputs)
+        inputs = [one for one in inputs if id(one) not in results]
+        try:
+            if results:
+                args, kwargs = resolve(args, kwargs, lambda one: results.get(id(one), (one,))[0], search)
+                search = FutureSearch([*args, *kwargs.values()])
+            blocked = BlockedCall(future, fn, args, kwargs, resources, inputs)
+            if inputs:
+                self._freeze(blocked, search)
+        except (SerializationError, TypeError, Warning) as error:  # TypeError: a result is a key, and cannot be hashed
+            self._dispatcher.fail(future, without_frames(error))
+            return
+        if inputs:
+            self._add(blocked)
+        else:
+            self._sender.send(future, fn, args, kwargs, resources)
+
+    def _freeze(self, blocked: BlockedCall, search: FutureSearch) -> None:
+        """Keep a call as it is now.
+
+        Raises:
+            SerializationError, Warning: As of `Sender.dump`.
+        """
+        fn: Callable[..., Any] | FrozenFunction = blocked.fn
+        # More futures are those in results, which cannot be pickled.
+        if type(fn) is not MethodType and search.is_all() and len(search.futures) == len(blocked.inputs):
+            frozen = fn = self._sender.find(blocked.fn)
+            if frozen.handle is not None:
+                blocked.frozen = frozen
+                blocked.args, blocked.kwargs = resolve(blocked.args, blocked.kwargs, lambda one: one, search)
+                blocked.future.function_name = callable_name(blocked.fn)
+                return
+        stand_ins = {id(future): Input(number) for number, future in enumerate(blocked.inputs)}
+        args, kwargs = resolve(blocked.args, blocked.kwargs, lambda one: stand_ins.get(id(one), one), search)
+        blocked.dumped = self._sender.dump(blocked.future, fn, args, kwargs, waits=True)
+
+    def _add(self, blocked: BlockedCall) -> None:
         mailbox = self._dispatcher.continuations
-        blocked.inputs = InputWaiter(inputs, partial(self._on_inputs_done, blocked), mailbox)
-        blocked.inputs.watch()
-        if not self._dispatcher.admit(self._calls, blocked, mailbox, blocked.inputs.accept, False):
+        blocked.waiter = InputWaiter(blocked.inputs, partial(self._on_inputs_done, blocked), mailbox)
+        blocked.waiter.watch()
+        if not self._dispatcher.admit(self._calls, blocked, mailbox, blocked.waiter.accept, False):
             self._dispatcher.cancel(blocked.future)
 
     def futures(self) -> list[Future[Any]]:
@@ -104,7 +171,7 @@ class BlockedCalls:
         """
         found = []
         for blocked in islice(list(self._calls), most):
-            pending = blocked.inputs.pending()
+            pending = blocked.waiter.pending()
             first = pending[:most_inputs]
             most_inputs -= len(first)
             found.append((blocked.future, callable_name(blocked.fn), first, len(pending) - len(first)))
@@ -139,7 +206,7 @@ class BlockedCalls:
 
     def _recheck_inputs(self) -> None:
         for blocked in list(self._calls):
-            blocked.inputs.recheck()
+            blocked.waiter.recheck()
 
     def _on_inputs_done(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
         if self._is_closed and not blocked.future.done():
@@ -157,8 +224,7 @@ class BlockedCalls:
             self._dispatcher.wake_waiting_thread()
 
     def _error_of_input(self, blocked: BlockedCall, problem: BaseException) -> BaseException | InputError:
-        inputs = find_futures(blocked.args, blocked.kwargs)
-        failed = next((future for future in inputs if not has_result(future)), None)
+        failed = next((future for future in blocked.inputs if not has_result(future)), None)
         return without_frames(problem) if failed is None else InputError(failed)
 
     def _unblock(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
@@ -166,21 +232,45 @@ class BlockedCalls:
         if blocked.future.done():
             return  # the user cancelled it meanwhile
         if failed is None:
-            args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_pickled)
-            self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources)
+            self._send(blocked)
         elif is_cancelled(failed):
             self._dispatcher.cancel(blocked.future)
         else:
             self._dispatcher.fail(blocked.future, InputError(failed))
 
+    def _send(self, blocked: BlockedCall) -> None:
+        """Send a call with the results of its inputs."""
+        future, fn, resources = blocked.future, blocked.fn, blocked.resources
+        get = partial(_result_for, future)
+        if blocked.dumped is None:
+            args, kwargs = resolve(blocked.args, blocked.kwargs, get)
+            self._sender.send(future, blocked.frozen or fn, args, kwargs, resources, admitted=True)
+            return
+        filled = self._sender.fill(blocked.dumped, fn, [get(one) for one in blocked.inputs])
+        self._sender.hand_over(future, filled, fn, blocked.args, blocked.kwargs, resources, admitted=True)
 
-def _result_or_pickled(future: StandardFuture[Any]) -> Any:
-    """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it.
 
-    A result with a class of the script is pickled again: the call has to find the class as it is now. So is one with a handle of
-    shared data: the call gets the object.
-    """
-    parts = future.pickled_result() if isinstance(future, Future) else None
-    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.must_be_unpickled(parts):
-        return result_of(future)
-    return Pickled(parts)
+def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> dict[int, tuple[Any]]:
+    """Return the results, each in a tuple, of those inputs of a call that have one, by their id."""
+    results: dict[int, tuple[Any]] = {}
+    for one in inputs:
+        if has_result_now(one):
+            try:
+                results[id(one)] = (_result_for(future, one),)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # unpickling may raise anything: the call will fail as if the input had
+                continue
+    return results
+
+
+def _result_for(future: Future[Any], one: StandardFuture[Any]) -> Any:
+    """Return the result of an input for the call of a future. A large result stays pickled (see `payload.pass_on`)."""
+    if future.cache_entry is not None:
+        result = future.cache_entry.result_of(one)
+        if result is not None:
+            return result[0]
+    parts = one.pickled_result() if isinstance(one, Future) else None
+    if parts is None or sum(map(len, parts)) < payload.FORWARD_PICKLED_BYTES or payload.must_be_unpickled(parts):
+        return result_of(one)
+    return payload.pass_on(parts)

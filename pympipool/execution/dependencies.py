@@ -1,14 +1,9 @@
 """Futures as arguments: a call waits for them, and gets their results instead of them.
 
-    submit ─► find_futures: none (nearly always) ─► send the call now
-                            some ─► InputWaiter ─► all have results ─► resolve ─► send the call
-                                                   one has failed  ─► fail the call with its InputError, immediately
-                                                   one is cancelled ─► cancel the call, immediately
-
-Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets
-and dicts (values and keys), `OrderedDict` and `defaultdict`. Other objects, including dataclasses and subclasses of
-containers, are not searched: only they know what their contents mean. Futures of any executor count, if they are
-instances of `concurrent.futures.Future`; asyncio's futures are not.
+    submit ─► find_futures: none (nearly always), or all have results ─► send the call now
+                            others ─► InputWaiter ─► all have results ─► send the call
+                                                     one has failed  ─► fail the call with its InputError, immediately
+                                                     one is cancelled ─► cancel the call, immediately
 
 Nothing polls. The end of a future posts a function to the mailbox of the continuation thread, which looks at the calls
 that wait for this future, one after the other. So a chain may have any length, and nothing of this happens in the threads
@@ -22,19 +17,14 @@ reads it: unpickling the input's exception may run any code of the user.
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pympipool._core.plain_values import consists_of
-from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
 from pympipool.serialization.exception_forms import copy_exception
 from pympipool.serialization.exceptions import add_note
-from pympipool.serialization.plain import CALL_SCALARS
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
@@ -44,67 +34,13 @@ __all__ = [
     "InputWaiter",
     "check_resolves",
     "copy_error",
-    "find_futures",
     "has_result",
+    "has_result_now",
     "is_cancelled",
-    "resolve",
     "result_of",
 ]
 
 Callback: TypeAlias = "Callable[[Future[Any] | None], object]"
-
-
-_MAPPINGS = (dict, OrderedDict, defaultdict)
-_COLLECTIONS = (list, tuple, set, frozenset)
-_SEARCHED = (Future, list, tuple, set, frozenset, dict)
-
-
-def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Future[Any]]:
-    """Return the futures among the arguments of a call, each once.
-
-    Examples:
-        >>> future = Future()
-        >>> find_futures((1, [future]), {"x": {"y": future}}) == [future]
-        True
-        >>> find_futures((1, "two"), {})
-        []
-    """
-    if consists_of(args, CALL_SCALARS) and (not kwargs or consists_of(kwargs, CALL_SCALARS)):
-        return []
-    values = [*args, *kwargs.values()]
-    for value in values:
-        if type(value) not in CALL_SCALARS and isinstance(value, _SEARCHED):
-            return _FutureSearch(values).futures
-    return []
-
-
-def resolve(
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    result_of: Callable[[Future[Any]], Any] = Future.result,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with each future replaced by its result.
-
-    Containers that hold a future, however deep, are copied; all others stay the same objects. A container that appears
-    several times, or contains itself, does so in the returned arguments too.
-
-    Args:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        result_of: Returns the replacement of a future that is done.
-
-    Raises:
-        TypeError: A result replaces a key of a dict or an item of a set, and cannot be hashed.
-
-    Examples:
-        >>> future = Future()
-        >>> future.set_result(3)
-        >>> resolve((1, [future]), {"x": {"y": future}})
-        ((1, [3]), {'x': {'y': 3}})
-    """
-    search = _FutureSearch([*args, *kwargs.values()])
-    replacement = _Replacement(search.holders(), result_of)
-    return tuple(map(replacement.of, args)), {name: replacement.of(value) for name, value in kwargs.items()}
 
 
 def check_resolves(resolves: bool, name: str) -> None:
@@ -184,6 +120,14 @@ class InputWaiter:
             self._callback, self._failed = callback, failed
             raise
         self._pending.clear()
+
+
+def has_result_now(future: Future[Any]) -> bool:
+    """Return True if a future is done, has not failed and was not cancelled."""
+    try:
+        return _is_done(future) and has_result(future)
+    except Exception:  # a future of another class may raise anything
+        return False
 
 
 def has_result(future: Future[Any]) -> bool:
@@ -275,97 +219,3 @@ def _copy_with_cause(error: BaseException, note: str) -> BaseException:
     BaseException.__dict__["__cause__"].__set__(copy, origin)
     add_note(copy, note)
     return copy
-
-
-# ---- finding and replacing ----
-
-
-def _is_container(value: object) -> bool:
-    kind = type(value)
-    return kind in _COLLECTIONS or kind in _MAPPINGS or (isinstance(value, tuple) and hasattr(kind, "_make"))
-
-
-class _FutureSearch:
-    """All futures and containers inside some values. Searches by loops, so that depth and cycles do no harm.
-
-    Attributes:
-        futures: The futures, each once.
-    """
-
-    def __init__(self, values: list[Any]) -> None:
-        self.futures: list[Future[Any]] = []
-        self._seen: dict[int, Any] = {}  # containers and futures by id; kept alive, so that no id is reused
-        self._parents: dict[int, list[int]] = {}  # for each container or future, the containers that hold it
-        self._unvisited: list[Any] = []
-        for value in values:
-            self._add(value, 0)
-        while self._unvisited:
-            self._visit(self._unvisited.pop())
-
-    def _visit(self, container: Any) -> None:
-        self._visit_items(container, id(container))
-        if type(container) in _MAPPINGS:
-            self._visit_items(container.values(), id(container))
-
-    def _visit_items(self, values: Collection[Any], parent: int) -> None:
-        if all_types_in(values, CALL_SCALARS):
-            return
-        for value in values:
-            if type(value) not in CALL_SCALARS:
-                self._add(value, parent)
-
-    def _add(self, value: Any, parent: int) -> None:
-        is_future = isinstance(value, Future)
-        if not is_future and not _is_container(value):
-            return
-        self._parents.setdefault(id(value), []).append(parent)
-        if id(value) not in self._seen:
-            self._seen[id(value)] = value
-            (self.futures if is_future else self._unvisited).append(value)
-
-    def holders(self) -> set[int]:
-        """Return the ids of the futures, and of the containers from which a future can be reached."""
-        reached: set[int] = set()
-        unvisited = [id(future) for future in self.futures]
-        while unvisited:
-            key = unvisited.pop()
-            if key not in reached:
-                reached.add(key)
-                unvisited += self._parents.get(key, ())
-        return reached
-
-
-class _Replacement:
-    """Rebuilds the containers that hold futures. The same object is always replaced by the same object."""
-
-    def __init__(self, holders: set[int], result_of: Callable[[Future[Any]], Any]) -> None:
-        self._holders = holders
-        self._result_of = result_of
-        self._replacements: dict[int, Any] = {}
-
-    def of(self, value: Any) -> Any:
-        key = id(value)
-        if key not in self._holders:
-            return value
-        if key not in self._replacements:
-            self._replace(key, value)
-        return self._replacements[key]
-
-    def _replace(self, key: int, value: Any) -> None:
-        if isinstance(value, Future):
-            self._replacements[key] = self._result_of(value)
-            return
-        if isinstance(value, (tuple, frozenset)):
-            items = [self.of(item) for item in value]
-            if key not in self._replacements:  # else a list that holds it was replaced first, and with it this one
-                self._replacements[key] = type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
-            return
-        # A mutable container may contain itself, so its copy is registered before it is filled.
-        self._replacements[key] = empty = copy.copy(value)
-        empty.clear()
-        if isinstance(value, dict):
-            empty.update((self.of(name), self.of(item)) for name, item in value.items())
-        elif isinstance(value, set):
-            empty.update(map(self.of, value))
-        else:
-            empty.extend(map(self.of, value))

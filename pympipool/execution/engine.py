@@ -16,7 +16,6 @@ import logging
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from time import monotonic
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -29,14 +28,15 @@ from pympipool._util import green_threads
 from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.execution import trace_registry
-from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
-from pympipool.execution.dependencies import check_resolves, find_futures
+from pympipool.execution.blocked_calls import BlockedCalls
+from pympipool.execution.dependencies import check_resolves
 from pympipool.execution.drain import Drain
 from pympipool.execution.open_engines import open_engines
 from pympipool.execution.retries import Retries
 from pympipool.execution.sending import Sender
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
+from pympipool.serialization.future_search import search_futures
 from pympipool.serialization.plain import CALL_SCALARS
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
     from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
-    from pympipool.execution.interfaces import PendingSource, Pool
+    from pympipool.execution.function_cache import FrozenFunction
+    from pympipool.execution.interfaces import CallEntry, PendingSource, Pool
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker, PackedColumns
 
@@ -102,7 +103,7 @@ class Engine:
             self.pool = make_pool(self.dispatcher)
             undo.callback(self.pool.abandon)
             self._sender = Sender(self.dispatcher, self.pool, workers_see_files, share_above)
-            self._blocked = BlockedCalls(self.dispatcher, partial(self._sender.send, admitted=True))
+            self._blocked = BlockedCalls(self.dispatcher, self._sender)
             self._retries = Retries(self.dispatcher, self.pool)
             self._drain = Drain(self.dispatcher, self._pending_sources, self._blocked, self._retries)
             # Ctrl-C may end `undo` too. So the first thread is the one that ends all of them when the owner is dropped.
@@ -127,13 +128,14 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources | None = None,
-        cache_entry: object = None,
+        cache_entry: CallEntry | None = None,
     ) -> Future[Any]:
-        """Queue a call.
+        """Queue a call. It stays what it is now, however long it waits.
 
         Args:
             resources: Resources of the call, for a pool that starts a worker for each call.
-            cache_entry: That of the future, if the result will be cached. It is set before the call is sent: so the worker knows.
+            cache_entry: That of the future, if the result will be cached. It is set before the call is pickled, so that
+                nothing in it changes, and before it is sent: so the worker knows.
 
         Raises:
             RuntimeError: After `close`, or in a forked process.
@@ -148,15 +150,21 @@ class Engine:
         parts = None
         if self.pool.keeps_functions and type(fn) is not MethodType:
             parts = dump_small_call(args, kwargs, CALL_SCALARS)
-        inputs = find_futures(args, kwargs) if parts is None else None
-        if inputs:
+        search = search_futures(args, kwargs) if parts is None else None
+        if search is not None and search.futures:
             self.check_resolves(callable_name(fn))
-            self._blocked.add(BlockedCall(future, fn, args, kwargs, resources), inputs)
+            self._blocked.submit(future, fn, args, kwargs, resources, search)
         else:
             self._sender.send(future, fn, args, kwargs, resources, parts=parts)
         return future
 
-    def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None) -> Future[Any]:
+    def freeze_function(self, fn: Callable[..., Any], *, in_full: bool = False) -> Callable[..., Any] | FrozenFunction:
+        """Return a function as it is now, for batches that are submitted later (see `Sender.freeze`)."""
+        return self._sender.freeze(fn, in_full=in_full)
+
+    def submit_batch(
+        self, fn: Callable[..., Any] | FrozenFunction, columns: PackedColumns, resources: Resources | None
+    ) -> Future[Any]:
         """Queue a batch: fn for each row of the columns. Accepted also after `close` (see `add_pending_source`).
 
         Returns:

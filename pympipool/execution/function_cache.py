@@ -33,8 +33,28 @@ from pympipool.serialization.by_value import dump_function
 
 if TYPE_CHECKING:
     from pympipool._core.snapshot import Snapshot
+    from pympipool.serialization.plain import Pickled
 
-__all__ = ["FUNCTION_CACHE_SIZE", "FunctionTable"]
+__all__ = ["FUNCTION_CACHE_SIZE", "FrozenFunction", "FunctionTable"]
+
+
+class FrozenFunction:
+    """A function as it was when it was submitted, for calls that are sent later.
+
+    Attributes:
+        function: The function, which may have changed.
+        handle: The function as it is sent once; None if it has no number.
+        pickled: What is pickled with each call, without a number.
+    """
+
+    __slots__ = ("function", "handle", "pickled")
+
+    def __init__(
+        self, function: Callable[..., Any], handle: FunctionHandle | None, pickled: Pickled | Callable[..., Any]
+    ) -> None:
+        self.function = function
+        self.handle = handle
+        self.pickled = pickled
 
 
 class FunctionTable:

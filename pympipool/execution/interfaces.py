@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future as StandardFuture
+
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.future import Future
     from pympipool._core.mailbox import Mailbox
@@ -71,6 +73,13 @@ class PendingSource(Sized, Protocol):
         Args:
             reason: The exception for threads that wait for them; None: that they were cancelled.
         """
+
+
+class CallEntry(Protocol):
+    """What a call has of a cache of results, if its result will be stored."""
+
+    def result_of(self, future: StandardFuture[Any]) -> tuple[Any] | None:
+        """Return the result of an input of the call, or its pickle, in a tuple; None: as the future has it."""
 
 
 class MapCache(Protocol):

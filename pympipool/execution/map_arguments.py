@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import SerializationError
-from pympipool.execution.dependencies import find_futures
 from pympipool.serialization.columns import pack, transpose
+from pympipool.serialization.future_search import find_futures
 
 if TYPE_CHECKING:
     from pympipool.serialization.payload import PackedColumns
@@ -49,11 +49,12 @@ class Chunk:
         for begin in range(0, len(self), size):
             yield self.select(range(begin, min(begin + size, len(self))))
 
-    def packed(self, workers_see_files: bool, *, for_now: bool = False) -> PackedColumns | None:
+    def packed(self, workers_see_files: bool, *, for_now: bool = False, in_full: bool = False) -> PackedColumns | None:
         """Return the columns as a batch has them. None if the calls must travel one by one: there are futures, or one cannot.
 
         Args:
             for_now: All are submitted at once, as one batch.
+            in_full: As of `pack`.
         """
         if self._columns is None:
             return None
@@ -63,7 +64,7 @@ class Chunk:
         if find_futures(tuple(self._columns), {}):
             return None
         try:
-            return pack(self._columns, workers_see_files, for_now=for_now)
+            return pack(self._columns, workers_see_files, for_now=for_now, in_full=in_full)
         except SerializationError:
             return None
 

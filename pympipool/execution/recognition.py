@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pympipool.serialization.plain import array_type, dump_plain
+from pympipool.serialization.plain import address_of, array_type, dump_plain
 
 COPIES_MAX = 64
 """Most copies of one executor. Each takes a file descriptor here and in each worker that uses it."""
@@ -138,7 +138,10 @@ class RecognizedArrays:
         """
         arrays: Any = array_type()
         owner: Any = part.obj
-        if arrays is None or not isinstance(owner, arrays):
+        while type(owner) is memoryview:  # the part was pickled before the rest of the call
+            owner = owner.obj
+        place = address_of(part)
+        if place is None or not isinstance(owner, arrays):
             return None
         while isinstance(owner.base, arrays):
             owner = owner.base
@@ -146,7 +149,6 @@ class RecognizedArrays:
         if known is None or known.reference() is not owner:
             known = _Owner(weakref.ref(owner, partial(self._forget, id(owner))), owner.nbytes)
             self._owners[id(owner)] = known
-        place = _address_of(part), part.nbytes
         memory = known.parts.get(place)
         if memory is None:
             if len(known.parts) >= PLACES_MAX:
@@ -208,9 +210,3 @@ class RecognizedArrays:
         del self._owners[number]
         for memory in list(known.parts.values()):
             self._with_copy.pop(memory, None)
-
-
-def _address_of(memory: memoryview) -> int:
-    from numpy import frombuffer
-
-    return int(frombuffer(memory, "B").__array_interface__["data"][0])

@@ -13,21 +13,26 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent import futures
+from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.errors import SerializationError
-from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
+from pympipool.execution.dependencies import InputError, has_result, is_cancelled
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import describe_shared, has_shared, payload
 from pympipool.serialization.exception_forms import copy_exception
+from pympipool.serialization.future_search import find_futures, resolve
+from pympipool.serialization.inputs import Input, inputs_from
+from pympipool.serialization.plain import Pickled
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
 if TYPE_CHECKING:
     from pympipool._options import Options
+    from pympipool.execution.interfaces import CallEntry
     from pympipool.resources import Resources
 
 
@@ -51,9 +56,9 @@ class SerialEngine(WorkerlessEngine):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources | None = None,
-        cache_entry: object = None,
+        cache_entry: CallEntry | None = None,
     ) -> Future[Any]:
-        """Run a call, and return its future, which is done. The cache entry is for engines with workers.
+        """Run a call, and return its future, which is done.
 
         Raises:
             RuntimeError: After `close`.
@@ -65,6 +70,7 @@ class SerialEngine(WorkerlessEngine):
         inputs = find_futures(args, kwargs)
         if inputs:
             self.check_resolves(callable_name(fn))
+        pickled = _pickled_now(args, kwargs, inputs)
         futures.wait(inputs)
         failed = next((one for one in inputs if not has_result(one)), None)
         if failed is not None and is_cancelled(failed):
@@ -74,7 +80,12 @@ class SerialEngine(WorkerlessEngine):
         future.set_running_or_notify_cancel()
         try:
             if failed is None:
-                args, kwargs = resolve(args, kwargs)
+                get = partial(_result_for, cache_entry)
+                if pickled is None:
+                    args, kwargs = resolve(args, kwargs, get)
+                else:
+                    with inputs_from([get(one) for one in inputs].__getitem__):
+                        args, kwargs = pickle.loads(pickled)
                 future.set_result(self._run_and_retry(future, fn, args, kwargs, resources))
             else:
                 self._failed += 1
@@ -177,6 +188,27 @@ class SerialEngine(WorkerlessEngine):
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self)[1:-1]}</code>"
+
+
+def _pickled_now(args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[futures.Future[Any]]) -> bytes | None:
+    """Pickle the arguments of a call that has to wait: another thread may change them. None: there is no need, or no way."""
+    if all(one.done() for one in inputs):
+        return None
+    stand_ins = {id(one): Input(number) for number, one in enumerate(inputs)}
+    try:
+        pickled = pickle.dumps(resolve(args, kwargs, lambda one: stand_ins[id(one)]), pickle.HIGHEST_PROTOCOL)
+    except Exception:  # as in `_copied`
+        return None
+    return None if has_shared(pickled) else pickled
+
+
+def _result_for(entry: CallEntry | None, one: futures.Future[Any]) -> Any:
+    """Return the result of an input of a call that has this entry in a cache."""
+    found = None if entry is None else entry.result_of(one)
+    if found is None:
+        return one.result()
+    (value,) = found
+    return payload.load([*map(bytearray, value.parts)]) if type(value) is Pickled else value
 
 
 def _copied(value: Any) -> Any:

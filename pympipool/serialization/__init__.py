@@ -2,6 +2,7 @@
 
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
     plain.py       values for which plain pickle is right
+    future_search.py  futures among the arguments of a call; inputs.py: the call is pickled before their results are known
     columns.py     arguments and results of the calls of a batch, which share nothing; column_forms.py: how they travel
     copying.py     what can be copied in place of being pickled one by one
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps

@@ -17,7 +17,8 @@ This module is imported with the first batch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from pympipool.serialization import payload, plain
 from pympipool.serialization.column_forms import ArrayColumn, Entries, Entry, Records, Rows
 from pympipool.serialization.copying import COPIES_MIN, argument_copier, copied_array, find_way, has_plain_data
 from pympipool.serialization.payload import PackedColumns
-from pympipool.serialization.plain import ATOMS, CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES
+from pympipool.serialization.plain import ATOMS, CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES, KEPT_BYTES_MAX
 
 __all__ = ["dump_results", "freeze", "pack", "transpose"]
 
@@ -88,13 +89,16 @@ def transpose(columns: Sequence[list[Any]]) -> PackedColumns | None:
     return PackedColumns(packed if not transposer.kinds else (Rows(packed, tuple(transposer.kinds)),))
 
 
-def pack(columns: Sequence[list[Any]], files_by_name: bool, *, for_now: bool = False) -> PackedColumns:
+def pack(
+    columns: Sequence[list[Any]], files_by_name: bool, *, for_now: bool = False, in_full: bool = False
+) -> PackedColumns:
     """Return the columns in a form in which no two rows share an object that can change.
 
     Args:
         columns: The arguments of the calls: a sequence for each parameter, all of the same length.
         files_by_name: The workers see the files of this process (see `payload.dump_call`).
         for_now: They are pickled at once: there is no need for copies of objects that no two rows share.
+        in_full: Arrays of any size are copied, so that no later change reaches them.
 
     Raises:
         SerializationError: An argument cannot be pickled.
@@ -108,18 +112,56 @@ def pack(columns: Sequence[list[Any]], files_by_name: bool, *, for_now: bool = F
     are_immutable = [all_immutable(column) for column in columns]
     changeable = [column for column, immutable in zip(columns, are_immutable, strict=True) if not immutable]
     copier = argument_copier(len(columns[0]))
-    copies = changeable if for_now and copier.are_separate(changeable) else copier.copy_rows(changeable)
+    may_share = for_now and not in_full and copier.are_separate(changeable)
+    copies = changeable if may_share else copier.copy_rows(changeable)
+    keep = _Keeper(in_full)
     if copies is not None:
         waiting = iter(copies)
         packed = [
             _as_column(column, types_in(column))
             if immutable
-            else _as_column(copied := next(waiting), types_in(copied), copy=True)
+            else _as_column(copied := next(waiting), types_in(copied), keep)
             for column, immutable in zip(columns, are_immutable, strict=True)
         ]
         return PackedColumns(packed if not copier.kinds else (Rows(packed, tuple(copier.kinds)),))
     rows = list(zip(*columns, strict=True))
-    return PackedColumns((Entries([_entry(payload.dump_row(row, files_by_name)) for row in rows], rows),))
+    return PackedColumns((Entries([_entry(keep.parts(payload.dump_row(row, files_by_name))) for row in rows], rows),))
+
+
+class _Keeper:
+    """Copies the arrays of the user's that may change before they are sent, and each only once.
+
+    Args:
+        in_full: Arrays of any size are copied, not only those of at most `KEPT_BYTES_MAX`.
+    """
+
+    def __init__(self, in_full: bool) -> None:
+        self._bytes_max = sys.maxsize if in_full else KEPT_BYTES_MAX
+        self._copies: dict[Any, tuple[Any, Any]] = {}  # what was copied, which stays alive, and the copy
+
+    def array(self, array: Any) -> Any:
+        """Return a copy of an array, or the array if it is too large."""
+        if array.nbytes <= KEPT_BYTES_MAX:
+            return copied_array(array, False)
+        return array if array.nbytes > self._bytes_max else self._once(id(array), array, array.copy)
+
+    def parts(self, parts: Sequence[Any]) -> Sequence[Any]:
+        """Return a pickle with copies of its buffers, or with the buffers if they are too large."""
+        if len(parts) == 1 or sum(memoryview(part).nbytes for part in parts) > self._bytes_max:
+            return parts
+        return [parts[0], *map(self._buffer, parts[1:])]
+
+    def _buffer(self, part: memoryview) -> Any:
+        if type(part.obj) is bytes:
+            return part
+        return self._once(plain.address_of(part), part, lambda: bytearray(part))
+
+    def _once(self, place: Any, value: Any, copy: Callable[[], Any]) -> Any:
+        if place is None:
+            return copy()
+        if place not in self._copies:
+            self._copies[place] = value, copy()
+        return self._copies[place][1]
 
 
 def _entry(parts: Sequence[Any]) -> Entry:
@@ -199,13 +241,13 @@ def _copy_arrays(arrays: list[Any]) -> ArrayColumn | list[Any] | None:
     return None if any(array is NotImplemented for array in copies) else copies
 
 
-def _as_column(values: Sequence[Any], kinds: set[type], copy: bool = False) -> Any:
+def _as_column(values: Sequence[Any], kinds: set[type], keep: _Keeper | None = None) -> Any:
     """Return values in the form that travels fastest.
 
     Args:
         values: Immutable values, copies of containers, and arrays.
         kinds: The types of the values.
-        copy: The arrays are the user's own. Those that travel inside the pickle are copied.
+        keep: The arrays are the user's own. It copies them.
     """
     array_type = plain.array_type()
     if array_type is None or kinds.isdisjoint(plain.numpy_types()):
@@ -216,7 +258,7 @@ def _as_column(values: Sequence[Any], kinds: set[type], copy: bool = False) -> A
             return ArrayColumn(stacked)
     if array_type not in kinds:
         return values
-    return [_wrap(value, copy) if type(value) is array_type else value for value in values]
+    return [_wrap(value, keep) if type(value) is array_type else value for value in values]
 
 
 def _scalars(values: Sequence[Any], kind: type) -> Any:
@@ -241,8 +283,7 @@ def _stack(arrays: Sequence[Any]) -> Any:
     return np.stack(arrays, out=np.empty((len(arrays), *shape), dtype))  # without out, a dtype may change
 
 
-def _wrap(array: Any, copy: bool = False) -> Any:
-    if copy and array.nbytes < IN_BAND_BELOW_BYTES:
-        array = copied_array(array, False)
+def _wrap(array: Any, keep: _Keeper | None) -> Any:
+    array = array if keep is None else keep.array(array)
     wrapped = plain.wrap_large((array,))
     return array if wrapped is None else wrapped[0]

@@ -57,9 +57,12 @@ __all__ = [
     "dump_call",
     "dump_copies",
     "dump_for_start",
+    "dump_function",
+    "dump_inputs",
     "dump_row",
     "load",
     "must_be_unpickled",
+    "pass_on",
 ]
 
 BATCH: Final = None
@@ -69,6 +72,11 @@ TRACED_BATCH: Final = False
 """Takes the place of `BATCH` in a batch that a trace records."""
 
 BatchMarker: TypeAlias = "Literal[False] | None"
+
+FORWARD_PICKLED_BYTES = 4096
+"""Size from which a result is passed on to another call as it came, without unpickling and pickling it in the master.
+
+For a smaller result, unpickling and pickling takes less time."""
 
 _UNPACK_MARK = _unpack.__name__.encode()
 
@@ -186,6 +194,35 @@ def _dump_batch(number: int, function: Callable[..., Any], columns: PackedColumn
         raise _dump_error(f"the function {callable_name(function)}()", function, error) from error
 
 
+def dump_function(function: Callable[..., Any], files_by_name: bool) -> list[Part]:
+    """Pickle a function for calls that are sent later, as it would be in a call with number 0.
+
+    Raises:
+        SerializationError: It cannot be pickled.
+    """
+    try:
+        return _dump_by_value(function, False, files_by_name)
+    except Exception as error:
+        raise _dump_error(f"the function {callable_name(function)}()", function, error) from error
+
+
+def dump_inputs(function: Callable[..., Any], results: list[Any]) -> list[Part]:
+    """Pickle the results of other calls that a call gets, as `inputs.Filled` takes them.
+
+    Raises:
+        SerializationError: One of them cannot be pickled.
+    """
+    inputs: tuple[list[Any], dict[str, Any]] = (results, {})
+    try:
+        parts = dump_plain_value(inputs, CALL_SCALARS, OUT_OF_BAND_BYTES_MIN)
+        return _dump(inputs) if parts is None else parts
+    except MemoryError as error:
+        raise MemoryError(f"no memory to pickle the arguments of {callable_name(function)}()") from error
+    except Exception as error:
+        what = f"the result of another call, which is an argument of {callable_name(function)}()"
+        raise _dump_error(what, results[0] if len(results) == 1 else results, error) from error
+
+
 def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
     """Pickle the arguments of one call of a batch.
 
@@ -216,6 +253,17 @@ def must_be_unpickled(parts: Sequence[Any]) -> bool:
         if contains(part, (CLASSES_MARK,)) or has_shared(part):
             return True
     return False
+
+
+def pass_on(parts: Sequence[Any]) -> Any:
+    """Return a pickled result as an argument for another call. A large result stays pickled: the master need not unpickle it.
+
+    A result with a class of the script is unpickled: the call has to find the class as it is now. So is one with a handle of
+    shared data: the call gets the object.
+    """
+    if sum(map(len, parts)) < FORWARD_PICKLED_BYTES or must_be_unpickled(parts):
+        return load(parts)
+    return Pickled(parts)
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:

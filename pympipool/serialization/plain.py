@@ -28,11 +28,14 @@ __all__ = [
     "CALL_IMMUTABLE_TYPES",
     "CALL_SCALARS",
     "IMMUTABLE_TYPES",
+    "KEPT_BYTES_MAX",
     "OUT_OF_BAND_BYTES_MIN",
     "PROTOCOL",
     "SCALARS",
+    "STAND_INS",
     "Part",
     "Pickled",
+    "address_of",
     "array_type",
     "dump_plain",
     "is_plain",
@@ -53,6 +56,10 @@ OUT_OF_BAND_BYTES_MIN = 128 * 1024
 
 Measured for the way to one worker and back, in band and out of band: 100 kB take 32 and 40 us; 200 kB take 54 to 260
 and 60 us, because their memory is returned to the system and allocated again; 1 MB take 1350 and 190 us."""
+
+KEPT_BYTES_MAX = 1 << 16
+"""Size of the parts of a call that do not change after `submit`, whatever becomes of the arguments; as `COPY_LIMIT` of
+`_core/calls.pxd`, up to which calls are copied when they are queued."""
 
 _builtin_scalars = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 
@@ -98,6 +105,10 @@ class Pickled:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
+
+
+STAND_INS: set[type] = {Pickled}
+"""Types of objects that stand for values, and that plain pickle is right for. `inputs.py` adds its own."""
 
 
 class _OutOfBandBytes:
@@ -156,7 +167,7 @@ def is_plain(value: object) -> bool:
     waiting: list[Any] = [value]
     for item in waiting:  # the loop appends to the list
         kind = type(item)
-        if kind in SCALARS or kind is Pickled:
+        if kind in SCALARS or kind in STAND_INS:
             continue
         if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
             if len(item) + len(waiting) > _PLAIN_ITEMS_MAX:
@@ -188,6 +199,14 @@ def array_type() -> type | None:
     if _array_type is None:
         _register_numpy()
     return _array_type
+
+
+def address_of(part: memoryview) -> tuple[int, int] | None:
+    """Return address and size of memory; None if numpy has not been imported yet."""
+    if array_type() is None:
+        return None
+    numpy = sys.modules["numpy"]
+    return int(numpy.frombuffer(part, "B").__array_interface__["data"][0]), part.nbytes
 
 
 def numpy_types() -> set[type]:

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool.errors import DependencyError, RemoteTraceback, WorkerDied
-from pympipool.execution.dependencies import InputError, InputWaiter, find_futures, resolve
+from pympipool.execution.dependencies import InputError, InputWaiter
+from pympipool.serialization.future_search import find_futures, resolve
 from support.nasty_exceptions import Frozen, OwnArgs, Refuses
 
 Pair = collections.namedtuple("Pair", "left right")

@@ -15,8 +15,8 @@ from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import BACKENDS, make_backend
 from pympipool.diagnostics.graph.nodes import Node, summarize_arguments
 from pympipool.diagnostics.graph.svg import as_svg
-from pympipool.execution.dependencies import find_futures
 from pympipool.execution.workerless import WorkerlessEngine
+from pympipool.serialization.future_search import find_futures
 
 if TYPE_CHECKING:
     from pympipool.resources import Resources

@@ -1,0 +1,134 @@
+"""What a cache keeps is the result of the call that its key says, whatever the script has changed meanwhile."""
+
+import numpy as np
+import pytest
+
+from pympipool import get_item_from_future
+from support.calls import hold
+
+SIZE = 40_000
+"""Numbers of an array that is read when its call is sent."""
+
+
+def plus(number, parameters):
+    return number + parameters["n"]
+
+
+def total(*arrays):
+    return float(sum(array.sum() for array in arrays))
+
+
+def make(value, size):
+    return np.full(size, float(value))
+
+
+def make_dict(value, size):
+    return {"x": make(value, size)}
+
+
+def test_calls_that_wait_are_kept_as_submitted(make_block, gate):
+    def session(change):
+        with make_block() as exe:
+            number = exe.submit(hold, gate.path)
+            parameters, futures = {"n": 0}, []
+            for n in range(3):
+                parameters["n"] = n
+                futures.append(exe.submit(plus, exe.submit(len, [number]), parameters if change else {"n": n}))
+            gate.open()
+            return [future.result() for future in futures]
+
+    assert session(change=True) == session(change=False) == [1, 2, 3]
+
+
+def test_running_maps_are_kept_as_submitted(make_block):
+    def session(change):
+        scale = 1
+
+        def scaled(x):
+            return scale * x
+
+        with make_block() as exe:
+            results = exe.map(scaled, range(200))
+            scale = 1000 if change else 1
+            return list(results)
+
+    assert session(change=True) == session(change=False) == list(range(200))
+
+
+@pytest.mark.parametrize("way", ["submit", "map", "chunks"])
+def test_changed_arrays_have_results_of_their_own(make_block, gate, way):
+    array = np.zeros(SIZE)
+
+    def session(change):
+        with make_block(max_workers=1) as exe:
+            exe.submit(hold, gate.path, resource_dict={"cache": False})
+            if way == "submit":
+                results = []
+                for value in range(3):
+                    array[:] = value
+                    results.append(exe.submit(total, array))
+            else:
+                arrays = [make(value, SIZE) for value in range(3)]
+                results = exe.map(total, arrays, chunksize=2 if way == "chunks" else None)
+                for one in arrays if change else []:
+                    one[:] = 7
+            array[:] = 7
+            gate.open()
+            return [one.result() if way == "submit" else one for one in results]
+
+    assert session(change=True) == session(change=False) == [0, SIZE, 2 * SIZE]
+
+
+@pytest.mark.parametrize("size", [3, SIZE])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_changed_results_are_known_by_their_values(make_executor, size, is_written):
+    def session(change):
+        with make_executor() as exe:
+            future = exe.submit(make, 1, size)
+            value = future.result()
+            if is_written:
+                exe._cache._writer.flush()
+            if change:
+                value *= 100
+            return exe.submit(total, future).result(), exe.submit(total, future, future).result()
+
+    assert session(change=True) == (100 * size, 200 * size)
+    assert session(change=False) == (size, 2 * size)
+    assert session(change=True) == (100 * size, 200 * size)
+
+
+@pytest.mark.parametrize("size", [3, SIZE])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_results_changed_while_calls_wait_are_the_former(make_block, make_gate, size, is_written):
+    gates = make_gate(), make_gate()
+
+    def session(change):
+        with make_block() as exe:
+            one, other = [exe.submit(hold, gate.path, 1) for gate in gates]
+            future, item = exe.submit(make, one, size), get_item_from_future(exe.submit(make_dict, one, size), "x")
+            waits = exe.submit(total, future, item, exe.submit(make, other, size))
+            gates[0].open()
+            for one in (future, item) if change else ():
+                one.result()[:] = 7
+            if is_written:
+                exe._cache._writer.flush()
+            gates[1].open()
+            return waits.result()
+
+    assert session(change=True) == session(change=False) == 3 * size
+
+
+def test_results_that_are_lost_leave_no_trace(make_block, make_gate):
+    gates = make_gate(), make_gate()
+    with make_block() as exe:
+        future, other = [exe.submit(make, exe.submit(hold, gate.path, 1), SIZE) for gate in gates]
+        waits = exe.submit(total, future, other)
+        gates[0].open()
+        future.result()[:] = 7
+        exe._cache._writer.flush()
+        exe._cache._store.remove([future.cache_entry.key])
+        gates[1].open()
+        assert waits.result() == 8 * SIZE
+        exe._cache._writer.flush()
+        assert exe._cache._store.find(waits.cache_entry.key) is None
+        assert exe.submit(abs, waits).cache_entry is None
