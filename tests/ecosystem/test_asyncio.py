@@ -72,17 +72,19 @@ def test_as_completed_yields_calls_as_they_end(executor):
 # ---- threads ----
 
 
-def test_users_callbacks_do_not_run_in_the_loop(make_executor):
+def test_users_callbacks_do_not_run_in_the_loop(make_executor, gate):
     executor = make_executor()
 
     async def main():
         threads = []
-        call = executor.submit(square, 3)
+        call = executor.submit(hold, gate.path, 9)  # which does not end before it has its callback
         call.add_done_callback(lambda _: threads.append(threading.get_ident()))
+        gate.open()
         assert await asyncio.wrap_future(call) == 9
-        other = executor.submit(square, 4)
+        other = executor.submit(hold, gate.path, 16)
         awaited = asyncio.wrap_future(other)
         other.add_done_callback(lambda _: threads.append(threading.get_ident()))
+        gate.open()
         assert await awaited == 16
         return threads
 
