@@ -16,6 +16,8 @@ from support.calls import pid, square
 from support.flux_instance import path_for_scripts
 from support.scripts import Script
 
+pytestmark = pytest.mark.usefixtures("job_each")
+
 
 @pytest.fixture
 def make_executor(instance, opened):
@@ -75,8 +77,6 @@ import os, sys, time
 sys.path.insert(0, {tests!r})
 import flux.job
 from pympipool import Executor
-
-pytestmark = pytest.mark.usefixtures("job_each")
 
 flux_exe = flux.job.FluxExecutor() if {given} else None
 with Executor(max_cores={cores}, threads_per_core={threads}, backend="flux", executor=flux_exe, block_allocation={block}) as exe:
