@@ -201,12 +201,15 @@ class WorkerControl:
                 for unwanted in self._take_answer()[1]:
                     close_descriptor(unwanted)
             try:
-                self._send(data, descriptors)
                 self._is_answer_due = True
-            except OSError:
-                raise  # nothing was sent
+                try:
+                    self._send(data, descriptors)
+                except OSError as error:
+                    self._is_answer_due = not _is_of_system(error)  # else nothing was sent
+                    raise
             except BaseException:
-                self.hang_up()
+                if self._is_answer_due:
+                    self.hang_up()
                 raise
             return self._take_answer()
 
@@ -280,11 +283,15 @@ class WorkerControl:
         with self._lock:  # a call may have threads, and one of them may ask for the resource tracker
             try:
                 self._end.send(data, descriptors)
-            except OSError:
+            except BaseException as error:
+                if not _is_of_system(error):  # but of a signal handler
+                    self.hang_up()  # a part of the frame may have been sent
                 raise
-            except BaseException:  # of a signal handler
-                self.hang_up()  # a part of the frame may have been sent
-                raise
+
+
+def _is_of_system(error: BaseException) -> bool:
+    """Return True for an error of sending. Signal handlers raise such, too, but most often a TimeoutError, or without a number."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, TimeoutError)
 
 
 def shared_descriptor(answer: Frame, descriptors: list[int]) -> int | None:

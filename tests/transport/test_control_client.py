@@ -12,7 +12,7 @@ from pympipool.transport import local_unix
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
-from transport.connections import LIMIT_S, OTHER_USER, accept_from, needs_root
+from transport.connections import LIMIT_S, OTHER_USER, accept_from, needs_root, wait_readable
 
 KEY = "ab" * 32
 
@@ -109,6 +109,13 @@ class Late(Exception):
     pass
 
 
+def receive_to_the_end(connection):
+    """Receive until the worker hangs up, which raises EOFError."""
+    while True:
+        assert wait_readable(connection, limit_s=5.0)
+        connection.receive_available()
+
+
 def test_interrupted_request_leaves_no_answer_behind(pair):
     """A signal handler of a call raises while the master has not answered: the next request gets its own answer."""
     connection, worker = pair
@@ -128,6 +135,46 @@ def test_interrupted_request_leaves_no_answer_behind(pair):
     assert worker.request_script_object("B") == b"B"
 
 
+@pytest.mark.parametrize("place", ["before", "within", "after"])
+def test_timeout_of_a_handler_ends_the_connection(pair, monkeypatch, place):
+    """Whether the request was sent is not known then: the next one must not take its answer."""
+    connection, worker = pair
+    owner, name = (worker._end, "send") if place == "within" else (worker, "_send")
+    send = getattr(owner, name)
+
+    def interrupted(*arguments):
+        if place != "before":
+            send(*arguments)
+        raise TimeoutError("the call takes too long")
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(TimeoutError):
+        worker.request_script_object("A")
+    with pytest.raises(EOFError):
+        receive_to_the_end(connection)
+
+
+def test_timeout_within_a_frame_ends_the_connection(pair, monkeypatch):
+    connection, worker = pair
+
+    def interrupted(*_):
+        raise TimeoutError("the call takes too long")
+
+    monkeypatch.setattr(worker._end, "send", interrupted)
+    with pytest.raises(TimeoutError):
+        worker.send_ready(1)
+    with pytest.raises(EOFError):
+        receive_to_the_end(connection)
+
+
+def test_request_that_cannot_be_sent_gets_no_answer(pair):
+    connection, worker = pair
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        worker._request("keep_shared", b"key", [], descriptors=(10**6,))
+    connection.send(("script_object", b"B"))
+    assert worker.request_script_object("B") == b"B"
+
+
 def test_torn_answer_ends_the_connection(pair, monkeypatch):
     connection, worker = pair
 
@@ -139,7 +186,7 @@ def test_torn_answer_ends_the_connection(pair, monkeypatch):
     with pytest.raises(Late):
         worker.request_script_object("A")
     with pytest.raises(EOFError):  # so nothing takes the rest of the answer for its own
-        list(iter(connection.receive_available, None))
+        receive_to_the_end(connection)
 
 
 @needs_root
