@@ -82,6 +82,7 @@ class Relay:
         self._socket: socket.socket | None = None
         self._addresses = ""  # until they are known
         self._hosts: Sequence[str] = ()  # the addresses of this host, once a thread has found them out
+        self._search_error: Exception | None = None  # why it did not find them
         self._port = 0
         self._is_ready = False  # it serves, and sends nothing but pongs and agents
         self._has_hung_up = False
@@ -173,6 +174,7 @@ class Relay:
             if self._local_only:
                 self._hosts = [_LOOPBACK]
             else:
+                self._search_error = None
                 ServiceThread("pympipool_addresses", self._find_addresses).start()
         self._note_addresses()
 
@@ -187,7 +189,10 @@ class Relay:
 
     def _find_addresses(self) -> None:
         """Find out the addresses of this host. In a thread of its own, as servers may be asked that do not answer."""
-        self._hosts = own_addresses() or [_LOOPBACK]
+        try:
+            self._hosts = own_addresses() or [_LOOPBACK]
+        except Exception as error:
+            self._search_error = error
 
     def _note_addresses(self) -> None:
         if self._hosts and self._failure is None:
@@ -198,10 +203,25 @@ class Relay:
         self._note_addresses()
         with contextlib.suppress(OSError):
             self._receive()
-        if self._is_starting and self._since_start.elapsed() > START_TIMEOUT_S:
-            self._note_failure(f"it has not answered within {START_TIMEOUT_S:g} s")
+        problem = self._start_problem() if self._is_starting else None
+        if problem is not None:
+            self._note_failure(problem)
             if self._process is not None:
                 subprocesses.end(self._process)  # agents would go on waiting for it
+
+    def _start_problem(self) -> str | None:
+        """Return why the relay will not start; None: it still may."""
+        host, error = socket.gethostname(), self._search_error
+        if error is not None:
+            return f"the addresses of this host ({host}) cannot be found ({type(error).__name__}: {error})"
+        if self._since_start.elapsed() <= START_TIMEOUT_S:
+            return None
+        if not self._is_ready:
+            return f"it has not answered within {START_TIMEOUT_S:g} s"
+        return (
+            f"the addresses of this host ({host}) are not known after {START_TIMEOUT_S:g} s, as its name server does not answer"
+            " (a line for it in /etc/hosts needs none)"
+        )
 
     def _take_answer(self, received: bytes) -> bytes:
         """Take the line in which the relay says whether it can serve. Return what has arrived after it."""

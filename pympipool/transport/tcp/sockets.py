@@ -96,8 +96,8 @@ def own_addresses() -> list[str]:
     found: list[str] = []
     try:
         found += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
-    except OSError:
-        pass  # the host's name does not resolve
+    except (OSError, UnicodeError):
+        pass  # the host's name does not resolve, or cannot be a name in DNS
     found += _interface_addresses()
     return [address for address in dict.fromkeys(found) if not address.startswith("127.")]
 
