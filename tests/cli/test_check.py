@@ -168,6 +168,22 @@ def test_output_of_failing_worker_is_shown(program, tmp_path):
     assert "no licence for this node" in text_of(done)
 
 
+def test_printing_at_interpreter_start_does_no_harm(program, tmp_path):
+    """Also of half a line that does not end."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, subprocess, sys\n"
+        "if 'pympipool.cli.selftest' in sys.orig_argv:\n"
+        "    print('{}', os.environ, 'welcome', end='', flush=True)\n"
+        "    if 'init' in sys.orig_argv: os._exit(7)\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{Path(pympipool.__file__).parents[1]}"
+    done = program("check", "exception", "init", "--cores", "1", "--backend", "mpi", PYTHONPATH=path)
+    assert verdicts(done) == {"exception": "works", "init": "FAILS"}
+    assert "exit code 7" in text_of(done)
+    assert "welcome" in text_of(done)
+    assert done.stderr == ""
+
+
 def test_processes_left_behind_are_reported_and_ended(program, tmp_path):
     """A worker leaves a process behind in a session of its own, which no real worker does."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -1,7 +1,7 @@
 """Try one step: `python -m pympipool.cli.selftest STEP BACKEND CORES`.
 
-It writes JSON objects to stdout, one per line: what it is doing, warnings of pympipool, and at the end the outcome. What else the
-script and its workers print goes to stderr.
+It writes JSON objects to stdout, each in a line and after `report_start`: what it is doing, warnings of pympipool, and at the end
+the outcome. What else the script and its workers print goes to stderr.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 
-from pympipool.cli.selftest.processes import MARK, job_names, marked_processes
+from pympipool.cli.selftest.processes import MARK, job_names, marked_processes, report_start
 from pympipool.cli.selftest.steps import STEPS, CheckFailed, Outcome, Target, Unavailable, kill_this_script
 
 
@@ -44,10 +44,11 @@ def main(name: str, backend: str, cores: str) -> None:
         signal.SIGINT, signal.default_int_handler
     )  # the supervisor sends it; shells ignore it in background jobs
     step = next(step for step in STEPS if step.name == name)
+    mark = os.environ[MARK]
     with open(descriptor, "w", buffering=1, encoding="utf-8") as reports:
 
         def report(**data: object) -> None:
-            print(json.dumps(data), file=reports)
+            print(report_start(mark) + json.dumps(data), file=reports)
 
         logging.getLogger("pympipool").addHandler(_Warnings(report))
         try:
@@ -60,7 +61,7 @@ def main(name: str, backend: str, cores: str) -> None:
             report(outcome=Outcome.FAILS.value, message=f"{type(error).__name__}: {error}")
         else:
             if step.name == "end":
-                report(jobs=sorted(job_names(marked_processes(os.environ[MARK]).values())))
+                report(jobs=sorted(job_names(marked_processes(mark).values())))
             report(outcome=Outcome.WORKS.value, message=message)
             if step.name == "end":
                 kill_this_script()

@@ -30,6 +30,11 @@ def marked_processes(mark: str) -> dict[int, Command]:
     return found
 
 
+def report_start(mark: str) -> str:
+    """Return with what each report of a step begins: modules may print to stdout while the interpreter starts, also half a line."""
+    return f"\x1e{mark} "  # the record separator, so that no printed environment looks like a report
+
+
 def job_names(commands: Iterable[Command]) -> set[str]:
     """Return the names of the jobs and steps that these processes have requested from SLURM.
 

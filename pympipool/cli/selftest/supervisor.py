@@ -9,21 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
 from pympipool._util.platform import HAS_SIGNALS, SIGKILL
 from pympipool.backends.slurm.job_watch import cancel_all
-from pympipool.cli.selftest.processes import MARK, SEES_PROCESSES, is_job_reaper, job_names, marked_processes
+from pympipool.cli.selftest.processes import (
+    MARK,
+    SEES_PROCESSES,
+    is_job_reaper,
+    job_names,
+    marked_processes,
+    report_start,
+)
 from pympipool.cli.selftest.steps import Outcome, Step
 
 EXIT_TIMEOUT_S = 10.0
@@ -77,8 +82,8 @@ def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
             outcome = Outcome.FAILS
             message = f"it leaves processes behind that do not end within {EXIT_TIMEOUT_S:g} s: {', '.join(left)}"
         printed.seek(0)
-        lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-    return Verdict(outcome, message, seconds, tuple(lines), reports["timed_out"])
+        lines = [*reports["lines"], *printed.read().decode(errors="replace").splitlines()]
+    return Verdict(outcome, message, seconds, tuple(lines[-LAST_LINES:]), reports["timed_out"])
 
 
 def _judge(reports: dict[str, Any], seconds: float) -> tuple[Outcome, str]:
@@ -108,58 +113,46 @@ def _scratch_file() -> IO[bytes]:
 
 
 def _run(step: Step, backend: str, cores: int, deadline_s: float, mark: str, printed: IO[bytes]) -> dict[str, Any]:
-    """Run a step. Return its last report of each kind, "timed_out", and its exit code as "code"."""
-    script = subprocess.Popen(
-        [sys.executable, "-m", __package__, step.name, backend, str(cores)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=printed,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: mark},
-    )
-    reports: dict[str, Any] = {"timed_out": False}
-    try:
-        assert script.stdout is not None
-        for line in _lines(script.stdout, deadline_s):
-            reports |= json.loads(line)
-        script.wait(max(0.0, deadline_s - time.monotonic()))
-    except (TimeoutError, subprocess.TimeoutExpired):
-        reports["timed_out"] = True
-        if HAS_SIGNALS:  # so that the executor cancels what it has requested from a scheduler
-            script.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                script.wait(SHUTDOWN_TIMEOUT_S)
-    finally:
-        script.kill()
-        reports["code"] = script.wait()
-    return reports
-
-
-def _lines(pipe: IO[bytes], deadline_s: float) -> Iterator[bytes]:
-    """Yield complete lines until the pipe is closed.
-
-    A thread reads and closes it, as Windows cannot wait for a pipe with a timeout.
-
-    Raises:
-        TimeoutError: The pipe was not closed in time.
-    """
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def read() -> None:
-        with pipe:
-            for line in pipe:
-                lines.put(line)
-        lines.put(b"")
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
+    """Run a step. Return its last report of each kind, "timed_out", other lines of stdout as "lines", its exit code as "code"."""
+    with _scratch_file() as stdout:
+        script = subprocess.Popen(
+            [sys.executable, "-m", __package__, step.name, backend, str(cores)],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=printed,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: mark},
+        )
+        size_bytes = None
         try:
-            line = lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
-        except queue.Empty:
-            raise TimeoutError from None
-        if not line:
-            return
-        if line.endswith(b"\n"):
-            yield line
+            script.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            size_bytes = os.fstat(stdout.fileno()).st_size  # what it reports after a signal does not count
+            if HAS_SIGNALS:  # so that the executor cancels what it has requested from a scheduler
+                script.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    script.wait(SHUTDOWN_TIMEOUT_S)
+        finally:
+            script.kill()
+            code = script.wait()
+        stdout.seek(0)  # not before its end: it shares the position
+        return {
+            **_reports(stdout.read(-1 if size_bytes is None else size_bytes), mark),
+            "timed_out": size_bytes is not None,
+            "code": code,
+        }
+
+
+def _reports(stdout: bytes, mark: str) -> dict[str, Any]:
+    """Return the last report of each kind, and as "lines" what modules have printed while the interpreter started."""
+    start, lines = report_start(mark).encode(), []
+    reports: dict[str, Any] = {}
+    for line in stdout.splitlines(keepends=True):
+        text, _, report = line.partition(start)
+        if report.endswith(b"\n"):  # else it is not complete
+            reports |= json.loads(report)
+        if text.strip():
+            lines.append(text.decode(errors="replace").rstrip())
+    return {**reports, "lines": lines}
 
 
 def _left(mark: str, jobs: list[str]) -> list[str]:
