@@ -113,9 +113,10 @@ class CachedCalls:
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
+        unimported: set[str] = set()
         version = version_of_files()
         args, kwargs = self._with_changed_results(args, kwargs)
-        key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
+        key = None if resources is None else self._key(fn, args, kwargs, resources, inputs, unimported)
         if key is None or resources is None or any(one.version == UNKNOWN for one in inputs):
             return self._engine.submit(fn, args, kwargs, resources)
         self._writer.flush_before((key,))
@@ -133,6 +134,8 @@ class CachedCalls:
         entry = UnwrittenEntry(key, name, version, description, self._store, inputs or (), exceptions)
         future = self._engine.submit(fn, args, kwargs, resources, entry)
         if not self._engine.has_workers:
+            if not unimported.isdisjoint(sys.modules):  # the key does not tell what it has seen of these modules
+                entry.version = UNKNOWN
             _keep_at_once(entry, future)
         self._writer.follow(future, entry)
         return future
@@ -190,14 +193,15 @@ class CachedCalls:
         kwargs: dict[str, Any],
         resources: Resources,
         inputs: list[Entry],
+        unimported: set[str],
     ) -> bytes | None:
-        """Return the key of a call, and note the entries of its inputs; None if it is not cached."""
+        """Return the key of a call, and note what `Keys.of_call` notes; None if it is not cached."""
         if not resources.cache:
             return None
         if resources.cache_key is not None:
             return key_of_name(resources.cache_key)
         cores, result_of = resources.cores, resources.result_of
-        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs))
+        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs, unimported))
 
     def _attempt(self, fn: Callable[..., Any], make: Callable[[Keys], T]) -> T | None:
         """Return make(keys); None, perhaps with a warning, if calls of a function have no keys."""

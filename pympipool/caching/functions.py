@@ -9,7 +9,7 @@
 
 Not seen: annotations of functions, which do not run; what a function reads from files or the environment; attributes of modules
 that the script has changed, since workers import the modules anew. Calls that run in this process see them: so there they count,
-but for those that have no digest, such as locks, or are of installed packages.
+but for those of installed packages. Of a lock its type counts there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import functools
 import sys
 import types
 from collections.abc import Iterable
+from enum import EnumMeta
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
+from pympipool._core.snapshot import ADDED_TO_MEMBERS
 from pympipool._util.reprs import callable_name
 from pympipool.caching.code import add_code
 from pympipool.caching.imports import imports_of
@@ -42,6 +45,15 @@ _NOT_OF_CLASSES = frozenset(
 )
 """Attributes of classes that do not tell what they do, or that follow from the others; some in an order of the session."""
 
+_NOT_OF_ENUMS = frozenset(
+    {"_member_map_", "_value2member_map_", "_hashable_values_", "_unhashable_values_", "_unhashable_values_map_"}
+)
+"""Attributes of enumerations that follow from their members, or get each combination of flags when it is first made."""
+
+_NOT_OF_MEMBERS = ADDED_TO_MEMBERS | {"__objclass__"}
+
+_LOCKS = (type(Lock()), type(RLock()))
+
 
 def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     """Add a function.
@@ -49,8 +61,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     Raises:
         UnhashableError: It refers to something that has no digest.
     """
-    is_importable = _add_located(hasher, function)
-    if is_importable and not sees_memory(hasher, function.__module__):
+    if _add_located(hasher, function) and not sees_memory(hasher, function.__module__):
         return
     if function.__code__ is DISPATCHER_CODE:
         _add_wrapper(hasher, function, {"registry": dict(function.registry)})  # type: ignore[attr-defined]
@@ -61,13 +72,12 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     add_code(hasher, code)
     defaults = function.__defaults__ or ()
     variables = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
-    add_named = functools.partial(hasher.add_named, may_lack_digests=is_importable)
-    add_named(b"defaults", dict(zip(variables, defaults, strict=True)), f"the default of {{}} of {name}()")
-    add_named(b"kwdefaults", function.__kwdefaults__ or {}, f"the default of {{}} of {name}()")
-    add_named(b"attributes", vars(function), f"the attribute {{}} of {name}()")
+    hasher.add_named(b"defaults", dict(zip(variables, defaults, strict=True)), f"the default of {{}} of {name}()")
+    hasher.add_named(b"kwdefaults", function.__kwdefaults__ or {}, f"the default of {{}} of {name}()")
+    hasher.add_named(b"attributes", vars(function), f"the attribute {{}} of {name}()")
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=False))
     cells.pop("__classdict__", None)  # of a method: the class has the same
-    add_named(b"closure", cells, f"the variable {{}} around {name}()")
+    hasher.add_named(b"closure", cells, f"the variable {{}} around {name}()")
     uses = code_usage(code)
     found = {key: function.__globals__[key] for key in uses.globals if key in function.__globals__}
     package = function.__globals__.get("__package__")
@@ -78,7 +88,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
         _add_memory(hasher, {*modules, *imports_of(code, package or "")}, uses.names)
     if hasher.is_new(function.__globals__):
         hasher.feed(b"namespace")
-    add_named(b"globals", found, f"the global {{}} of {name}()")
+    hasher.add_named(b"globals", found, f"the global {{}} of {name}()")
 
 
 def _add_memory(hasher: Hasher, modules: Iterable[str], names: frozenset[str]) -> None:
@@ -92,7 +102,7 @@ def _add_memory(hasher: Hasher, modules: Iterable[str], names: frozenset[str]) -
         content = vars(sys.modules[module])
         found = {name: content[name] for name in names if name in content}
         hasher.text(b"memory", module)
-        hasher.add_named(b"names", found, "{}", may_lack_digests=True)
+        hasher.add_named(b"names", found, f"{{}} of the module {module}")
         waiting += sorted(value.__name__ for value in found.values() if isinstance(value, types.ModuleType))
 
 
@@ -115,14 +125,19 @@ def add_class(hasher: Hasher, kind: type) -> None:
     Raises:
         UnhashableError: It refers to something that has no digest.
     """
-    is_importable = _add_located(hasher, kind)
-    if is_importable and not sees_memory(hasher, kind.__module__):
+    if _add_located(hasher, kind) and not sees_memory(hasher, kind.__module__):
         return
     hasher.text(b"class", kind.__qualname__)
     hasher.add_all(b"bases", (type(kind), *kind.__bases__))
     attributes = {name: value for name, value in vars(kind).items() if name not in _NOT_OF_CLASSES}
-    add_named = functools.partial(hasher.add_named, may_lack_digests=is_importable)
-    add_named(b"attributes", attributes, f"the attribute {{}} of the class {kind.__name__}")
+    if isinstance(kind, EnumMeta):
+        members: dict[str, Any] = dict(kind.__members__)
+        hasher.add(members)
+        for member in members.values():
+            of_member = {name: value for name, value in vars(member).items() if name not in _NOT_OF_MEMBERS}
+            hasher.add_named(b"member", of_member, f"the attribute {{}} of {kind.__name__}.{member._name_}")
+        attributes = {name: value for name, value in attributes.items() if name not in _NOT_OF_ENUMS}
+    hasher.add_named(b"attributes", attributes, f"the attribute {{}} of the class {kind.__name__}")
     if "_abc_impl" in vars(kind):
         registered = [reference() for reference in abc._get_dump(kind)[0]]  # type: ignore[attr-defined]
         hasher.add_unordered(b"registered", [one for one in registered if one is not None])
@@ -149,6 +164,8 @@ def add_special(hasher: Hasher, value: Any) -> bool:
             hasher.add_all(b"cell", (value.cell_contents,))
         except ValueError:
             hasher.feed(b"cell")
+    elif type(value) in _LOCKS and hasher.scope.runs_here:  # it has no value
+        hasher.text(b"lock", type(value).__name__)
     else:
         return False
     return True

@@ -35,7 +35,7 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 FUNCTIONS_MAX = 256
 """Number of functions whose digests are kept. They are kept alive as long."""
 
-_VERSION = 2
+_VERSION = 3
 """The way in which keys are made: results whose keys were made in another way are not found."""
 
 _MARSHAL_VERSION = 0
@@ -71,39 +71,46 @@ class Keys:
         cores: int,
         result_of: str,
         inputs: list[Entry] | None = None,
+        unimported: set[str] | None = None,
     ) -> bytes:
         """Return the key of a call.
 
         Args:
             inputs: Gets the entries of the calls whose results are among the arguments.
+            unimported: Gets the names of modules, as of `Scope`. If the call imports one of them, its result depends on what the
+                key does not tell.
 
         Raises:
             UnhashableError: The function or an argument has no digest.
         """
-        hasher, changing = self._begin(fn, cores, result_of)
+        unimported = set() if unimported is None else unimported
+        hasher, changing = self._begin(fn, cores, result_of, unimported)
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
-            hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, kwargs, inputs))
+            hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, kwargs, inputs, unimported))
         return hasher.digest()
 
     def of_rows(
         self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], cores: int, result_of: str, inputs: list[Entry]
     ) -> Iterator[bytes]:
         """Yield the keys of calls of one function, as `of_call` returns them."""
-        begin, changing = self._begin(fn, cores, result_of)
+        unimported: set[str] = set()
+        begin, changing = self._begin(fn, cores, result_of, unimported)
         for args in rows:
             hasher = begin.copy()
             if is_plain(args):
                 hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
             else:
-                hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, {}, inputs))
+                hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, {}, inputs, unimported))
             yield hasher.digest()
 
-    def _begin(self, fn: Callable[..., Any], cores: int, result_of: str) -> tuple[hashlib.blake2b, Hasher | None]:
+    def _begin(
+        self, fn: Callable[..., Any], cores: int, result_of: str, unimported: set[str]
+    ) -> tuple[hashlib.blake2b, Hasher | None]:
         """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns."""
         hasher = self._base.copy()
-        digest, changing = self._functions.digest(fn)
+        digest, changing = self._functions.digest(fn, unimported)
         hasher.update(digest)
         if cores > 1:
             hasher.update(b"%d %b" % (cores, result_of.encode()))
@@ -116,12 +123,19 @@ class Keys:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         inputs: list[Entry] | None,
+        unimported: set[str],
     ) -> bytes:
         """Return the digest of arguments.
 
         The order of keyword arguments counts, unless the function is known to name all that it takes.
         """
-        scope = Scope(self._takes_futures, self._version, self._runs_here, inputs=[] if inputs is None else inputs)
+        scope = Scope(
+            self._takes_futures,
+            self._version,
+            self._runs_here,
+            unimported=unimported,
+            inputs=[] if inputs is None else inputs,
+        )
         hasher = Hasher(scope, changing)
 
         def add() -> None:
@@ -167,8 +181,11 @@ class FunctionDigests:
         self._runs_here = runs_here
         self._known: dict[int, tuple[Any, Callable[[], bool] | None, int, bytes]] = {}
 
-    def digest(self, fn: Callable[..., Any]) -> tuple[bytes, Hasher | None]:
+    def digest(self, fn: Callable[..., Any], unimported: set[str]) -> tuple[bytes, Hasher | None]:
         """Return the digest of a function.
+
+        Args:
+            unimported: As of `Keys.of_call`.
 
         Returns:
             The digest, and a hasher that has met what belongs to the function and may change: it makes a difference whether an
@@ -182,7 +199,7 @@ class FunctionDigests:
             _, is_current, version, digest = known
             if is_current is not None and is_current() and version == version_of_files():
                 return digest, None
-        scope = Scope(version=self._version, runs_here=self._runs_here)
+        scope = Scope(version=self._version, runs_here=self._runs_here, unimported=unimported)
         if type(fn) is functools.partial:
             return self._digest_with(fn.func, scope, fn.args, fn.keywords, vars(fn))
         if type(fn) is types.MethodType:
@@ -201,7 +218,7 @@ class FunctionDigests:
 
     def _digest_with(self, fn: Callable[..., Any], scope: Scope, *values: Any) -> tuple[bytes, Hasher]:
         """Return the digest of a function together with values."""
-        digest, changing = self.digest(fn)
+        digest, changing = self.digest(fn, scope.unimported)
         hasher = Hasher(scope, changing)
         hasher.keep(changing)
         guarded("values", lambda: hasher.add_all(b"with", (digest, *values)))

@@ -80,10 +80,17 @@ def is_by_value(name: str) -> bool:
 
 
 def sees_memory(hasher: Hasher, name: str) -> bool:
-    """Return True if a call sees what this process has of a module: it runs here, and the user may change the module."""
-    sees = hasher.scope.runs_here and name in sys.modules and _modules.is_users(name)
-    hasher.scope.saw_memory |= sees
-    return sees
+    """Return True if a call sees what this process has of a module: it runs here, and the user may change the module.
+
+    One that is not imported yet is noted: the call may import it, and then sees it, too.
+    """
+    if not hasher.scope.runs_here or not _modules.is_users(name):
+        return False
+    hasher.scope.saw_memory = True
+    if name in sys.modules:
+        return True
+    hasher.scope.unimported.add(name)
+    return False
 
 
 def add_module_named(hasher: Hasher, name: str) -> None:
@@ -201,11 +208,17 @@ class _Modules:
         self._lock = RLock()
 
     def is_users(self, name: str) -> bool:
-        """Return True for a module of the user's: one that is neither Python's nor of a distribution that was installed."""
+        """Return True for a module of the user's: one that is neither Python's nor of a distribution that was installed.
+
+        What is no module, such as a function that is imported from one, counts as what it is in.
+        """
         with self._lock:
             if name not in self._users:
-                top = name.partition(".")[0]
-                self._users[name] = not _is_of_python(top) and not self._is_installed(top, _origin(name) or "")
+                top, origin, parent = name.partition(".")[0], _origin(name), name.rpartition(".")[0]
+                if origin is None and parent:
+                    self._users[name] = self.is_users(parent)
+                else:
+                    self._users[name] = not _is_of_python(top) and not self._is_installed(top, origin or "")
             return self._users[name]
 
     def _is_installed(self, top: str, origin: str) -> bool:

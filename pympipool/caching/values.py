@@ -22,7 +22,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +72,8 @@ class Scope:
         version: Modules whose files have changed later have no digest; see `modules.version_of_files`.
         runs_here: The call runs in this process, with the modules that this has imported, whatever their files have become.
         saw_memory: These modules, as they are now, are part of the digest.
+        unimported: Modules of the user's that the call may import, and that this process has not imported yet. What they will see
+            of other modules is no part of the digest.
         inputs: The entries of the calls of futures.
         in_sets: How many objects were met so deep in sets in sets that their number is limited (`IN_SETS_MAX`).
     """
@@ -80,6 +82,7 @@ class Scope:
     version: int = sys.maxsize
     runs_here: bool = False
     saw_memory: bool = False
+    unimported: set[str] = field(default_factory=set)
     inputs: list[Entry] = field(default_factory=list)
     in_sets: int = 0
 
@@ -96,6 +99,8 @@ class Hasher:
         self.scope = Scope() if scope is None else scope
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._numbers: dict[int, int] = {} if parent is None else dict(parent._numbers)
+        # What has a number that is another one in other sessions.
+        self._ambiguous: frozenset[int] = frozenset() if parent is None else parent._ambiguous
         self._kept: list[Any] = []
         self._depth = 0  # of sets
 
@@ -134,22 +139,16 @@ class Hasher:
         for value in values:
             self.add(value)
 
-    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str, *, may_lack_digests: bool = False) -> None:
+    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str) -> None:
         """Add values by name, in the order of their names.
 
         Args:
             what: Describes a value for messages, with {} for its name.
-            may_lack_digests: Of a value without digest the type is added.
         """
         self.feed(tag, b"%d" % len(values))
         for name in sorted(values):
             self.text(b"name", name)
-            try:
-                self.add_as(what.format(name), values[name])
-            except UnhashableError:
-                if not may_lack_digests:
-                    raise
-                self.text(b"without digest", type(values[name]).__qualname__)
+            self.add_as(what.format(name), values[name])
 
     def add_as(self, what: str, value: Any) -> None:
         """Add a value that messages call by this name."""
@@ -164,7 +163,10 @@ class Hasher:
         """Add several values whose order depends on the session.
 
         Each is digested by itself. What is in one of them has the number, for the others and for later, that it gets in the order
-        of the digests.
+        of the digests. If digests are equal, what only some of these values have is in no order: it must not be met again.
+
+        Raises:
+            UnhashableError: A value has no digest, or what is in no order was met again.
         """
         count = len(self._numbers)
         digested = []
@@ -175,17 +177,33 @@ class Hasher:
             digested.append((hasher.digest(), hasher))
         digested.sort(key=itemgetter(0))
         self.feed(tag, b"".join(digest for digest, _ in digested))
-        for _, hasher in digested:
-            self.keep(hasher._kept)
-            for place, number in islice(hasher._numbers.items(), count, None):
-                if place in self._numbers:
-                    self.feed(b"shared", b"%d %d" % (number, self._numbers[place]))
-                else:
-                    self._numbers[place] = len(self._numbers)
+        digested = [(digest, hasher) for digest, hasher in digested if len(hasher._numbers) > count]
+        for _, group in groupby(digested, key=itemgetter(0)):
+            alike = [hasher for _, hasher in group]
+            if len(alike) > 1:
+                found = [set(islice(hasher._numbers.items(), count, None)) for hasher in alike]
+                in_some = found[0].union(*found) - found[0].intersection(*found)
+                self._ambiguous |= {place for place, _ in in_some}
+            for hasher in alike:
+                self._ambiguous |= hasher._ambiguous
+                self.keep(hasher._kept)
+                for place, number in islice(hasher._numbers.items(), count, None):
+                    known = self._number_of(place)
+                    if known is not None:
+                        self.feed(b"shared", b"%d %d" % (number, known))
+                    else:
+                        self._numbers[place] = len(self._numbers)
+
+    def _number_of(self, place: int) -> int | None:
+        """Return the number of an object that was met before, else None."""
+        number = self._numbers.get(place)
+        if number is not None and place in self._ambiguous:
+            raise UnhashableError("objects of a set that differ in nothing, if one of them is met again")
+        return number
 
     def is_new(self, value: Any) -> bool:
         """Return True at the first time for an object; else add its number."""
-        number = self._numbers.get(id(value))
+        number = self._number_of(id(value))
         if number is not None:
             self.feed(b"again", b"%d" % number)
             return False

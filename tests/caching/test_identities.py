@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pympipool.caching.keys import Keys
-from pympipool.caching.values import digest_of
+from pympipool.caching.values import UnhashableError, digest_of
 
 
 class Instance:
@@ -86,3 +86,47 @@ def test_an_argument_may_belong_to_the_function(make):
     function, values = make()
     assert same == keys.of_call(function, (values,), {}, 1, "all")
     assert [same] == list(keys.of_rows(function, [(values,)], 1, "all", []))
+
+
+# ---- items of sets that differ in nothing: nothing tells in another session which of them is meant ----
+
+
+class Holder:
+    def __init__(self, held):
+        self.held = held
+
+
+def holders(make):
+    return {Holder(make()), Holder(make())}
+
+
+AMBIGUOUS = {
+    "the items": lambda: (items := {Instance(), Instance()}, [*items]),
+    "what is in an item": lambda: (items := holders(Instance), [one.held for one in items]),
+    "items of a set in a set": lambda: ({frozenset(items := [Instance(), Instance()])}, items),
+    "items of another set": lambda: (items := {Instance(), Instance()}, {*items}),
+    "what is in another item": lambda: {Holder(one := Instance()), Holder(one), Holder(Instance())},
+}
+
+
+@pytest.mark.parametrize("make", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_items_alike_must_not_be_met_again(make):
+    with pytest.raises(UnhashableError, match="objects of a set that differ in nothing"):
+        digest_of(make())
+
+
+def test_items_alike_may_share_the_same():
+    def make():
+        shared = Instance()
+        return holders(lambda: shared), shared
+
+    assert digest_of(make()) == digest_of(make())
+    assert digest_of(holders(Instance)) == digest_of(holders(Instance)) != digest_of(make()[0])
+
+
+def test_an_argument_must_not_be_an_item_alike():
+    items = {Instance(), Instance()}
+    function = functools.partial(max, items)
+    assert Keys().of_call(function, (Instance(),), {}, 1, "all")
+    with pytest.raises(UnhashableError, match="objects of a set that differ in nothing"):
+        Keys().of_call(function, (next(iter(items)),), {}, 1, "all")

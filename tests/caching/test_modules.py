@@ -9,9 +9,10 @@ import sys
 import zipfile
 
 import cloudpickle
+import numpy as np
 import pytest
 
-from pympipool import Executor
+from pympipool import Executor, shared_array
 from pympipool.caching import file_stamps, installed, modules
 from pympipool.caching.keys import Keys
 from pympipool.caching.values import UnhashableError
@@ -239,6 +240,107 @@ def test_serial_calls_do_not_answer_those_of_workers(folder, monkeypatch):
     with Executor(max_workers=1, cache_directory=folder / "cache") as exe:
         assert exe.submit(edited_after_import.f, 0).result() == 22
     assert key(abs, Keys(runs_here=True)) != key(abs)  # a script may have changed an installed package, too
+
+
+WITH_STATE = """\
+import contextvars, queue, threading
+
+class State:
+    lock = threading.Lock()
+
+    def __init__(self):
+        self.condition, self.value = threading.Condition(), 1
+
+STATE, LOCK, WAITING = State(), threading.RLock(), queue.Queue()
+SHARED, LOCAL, VARIABLE = None, threading.local(), contextvars.ContextVar("made")
+
+def state(x):
+    with LOCK:
+        return STATE.value + WAITING.qsize()
+
+def shared(x):
+    return SHARED.sum()
+
+def local(x):
+    return LOCAL.value
+
+def variable(x, default=VARIABLE):
+    return default.get()
+"""
+
+
+def test_serial_calls_see_values_beside_locks(folder):
+    write(folder / "made_with_state.py", WITH_STATE)
+    import made_with_state as module
+
+    keys = Keys(runs_here=True)
+    digests = [key(module.state, keys)]
+    module.STATE.value = 2
+    digests.append(key(module.state, keys))
+    module.WAITING.put(1)
+    digests.append(key(module.state, keys))
+    assert len(set(digests)) == 3
+    module.LOCK, module.STATE.value = type(module.LOCK)(), 1
+    module.WAITING.get(), module.WAITING.task_done()
+    assert key(module.state, Keys(runs_here=True)) == digests[0]
+
+
+@pytest.mark.parametrize("name", ["shared", "local", "variable"])
+def test_serial_calls_have_no_key_for_unreadable_state(folder, name):
+    write(folder / "made_with_state.py", WITH_STATE)
+    import made_with_state as module
+
+    module.SHARED = shared_array((3,), np.float64, fill=1)
+    script = function_in({"__name__": "__main__", "module": module}, f"return module.{name.upper()}")
+    for function in (getattr(module, name), script):
+        with pytest.raises(UnhashableError, match=f"{name}|{name.upper()}"):
+            key(function, Keys(runs_here=True))
+    assert key(getattr(module, name))  # workers import it anew
+
+
+IMPORTS_LATE = """\
+def f(x):
+    import made_late
+    return made_late.f(x)
+
+def g(x):
+    if x > 10:
+        import made_late
+    return x
+"""
+
+
+def test_serial_calls_see_what_they_import_themselves(folder):
+    write(folder / "made_early.py", "VALUE = 1\n")
+    write(
+        folder / "made_late.py", "import made_early\nVALUE = 1\n\ndef f(x):\n    return x + VALUE + made_early.VALUE\n"
+    )
+    namespace = {"__name__": "__main__"}
+    exec(IMPORTS_LATE, namespace)
+    f, g = namespace["f"], namespace["g"]
+
+    def session(expected, found, value=1):
+        """Call f twice, and then after a change, in a script that has changed `made_early` at its beginning."""
+        import made_early
+
+        made_early.VALUE = value
+        with Executor(backend="serial", cache_directory=folder / "cache") as exe:
+            first = exe.submit(f, 1)
+            after = exe.submit(abs, first)  # known by the call before, whose key does not tell what it has seen
+            assert after.result() == first.result() == exe.submit(f, 1).result() == expected
+            sys.modules["made_late"].VALUE = 5
+            assert exe.submit(f, 1).result() == expected + 4
+            assert exe._cache.counts.found == found
+        del sys.modules["made_late"], sys.modules["made_early"]
+
+    session(3, 0)
+    session(3, 2)
+    session(12, 0, value=10)
+    session(12, 2, value=10)
+    for found in (0, 1):
+        with Executor(backend="serial", cache_directory=folder / "cache") as exe:
+            assert exe.submit(g, 1).result() == 1  # does not import it
+            assert exe._cache.counts.found == found
 
 
 @pytest.mark.parametrize("options", [{}, {"block_allocation": True}], ids=["one_process_per_call", "block_allocation"])

@@ -373,6 +373,33 @@ def test_digests_follow_changes_of_mutable_values():
     assert digest_of(values) != before
 
 
+def test_flags_are_the_same_after_combinations_were_made():
+    class Flag(enum.Flag):
+        A = 1
+        B = 2
+
+    class Renamed(enum.Flag):
+        A = 1
+        C = 2
+
+    class Revalued(enum.Flag):
+        A = 1
+        B = 4
+
+    Renamed.__qualname__ = Revalued.__qualname__ = Flag.__qualname__
+
+    def function(_):
+        return Flag.A | Flag.B, ~Flag.A
+
+    before = digest_of(Flag), digest_of(function), digest_of(Flag.A)
+    function(0)
+    assert before == (digest_of(Flag), digest_of(function), digest_of(Flag.A))
+    assert len({digest_of(kind) for kind in (Flag, Renamed, Revalued)}) == 3
+    assert len({digest_of(one) for one in (Flag.A, Flag.B, Flag.A | Flag.B)}) == 3
+    Flag.A.note = 1  # calls see it
+    assert digest_of(function) != before[1]
+
+
 def test_values_may_contain_themselves():
     first, second = [1], [1]
     first.append(first)
