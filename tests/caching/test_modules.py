@@ -298,6 +298,21 @@ def test_serial_calls_have_no_key_for_unreadable_state(folder, name):
     assert key(getattr(module, name))  # workers import it anew
 
 
+def test_names_in_installed_modules_are_not_the_users(folder):
+    write(folder / "made_users.py", "VALUE = 1\n")
+    for name, is_users in {
+        "numpy.zeros": False,
+        "os.path.join": False,
+        "made_users.VALUE": True,
+        "nowhere": True,
+    }.items():
+        assert modules._modules.is_users(name) == is_users
+    keys = Keys(runs_here=True)
+    imports_installed = function_in({"__name__": "__main__"}, "from numpy import zeros; return zeros(x)")
+    key(imports_installed, keys)
+    assert keys._functions._known[id(imports_installed)][1] is not None  # its digest is kept
+
+
 IMPORTS_LATE = """\
 def f(x):
     import made_late

@@ -386,7 +386,19 @@ def test_flags_are_the_same_after_combinations_were_made():
         A = 1
         B = 4
 
-    Renamed.__qualname__ = Revalued.__qualname__ = Flag.__qualname__
+    class Alias(enum.Flag):
+        A = 1
+        B = 2
+        C = 1
+
+    class OtherAlias(enum.Flag):
+        A = 1
+        B = 2
+        C = 2
+
+    kinds = [Flag, Renamed, Revalued, Alias, OtherAlias]
+    for kind in kinds:
+        kind.__qualname__ = Flag.__qualname__
 
     def function(_):
         return Flag.A | Flag.B, ~Flag.A
@@ -394,7 +406,7 @@ def test_flags_are_the_same_after_combinations_were_made():
     before = digest_of(Flag), digest_of(function), digest_of(Flag.A)
     function(0)
     assert before == (digest_of(Flag), digest_of(function), digest_of(Flag.A))
-    assert len({digest_of(kind) for kind in (Flag, Renamed, Revalued)}) == 3
+    assert len({digest_of(kind) for kind in kinds}) == len(kinds)
     assert len({digest_of(one) for one in (Flag.A, Flag.B, Flag.A | Flag.B)}) == 3
     Flag.A.note = 1  # calls see it
     assert digest_of(function) != before[1]
