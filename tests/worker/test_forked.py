@@ -38,7 +38,7 @@ def threads_of_fork():
 
 
 def our_variables():
-    return [name for name in os.environ if name.startswith("PYMPIPOOL_")]
+    return [name for name in os.environ if name.startswith("PYMPIPOOL_") and not name.startswith("PYMPIPOOL_TEST_")]
 
 
 def streams():
