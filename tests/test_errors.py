@@ -23,6 +23,7 @@ ALL = [
     DIED,
     WorkerDied(),
     WorkerDied(worker=3, host="node2", lost_reason="its host has not answered for 4 s", function="solve"),
+    WorkerDied(worker=3, exit_code=-9, function="solve", has_begun=False),
     WorkerStartError("mpiexec was not found", host="node1", exit_code=127, last_stderr=["not found"]),
     SerializationError("cannot pickle a lock"),
     RemoteError("mylib.NoConvergence", "after 9 steps", "it holds a lock"),
@@ -85,6 +86,12 @@ def test_message_of_a_lost_worker_gives_the_reason():
         worker=3, host="node2", exit_code=None, lost_reason="its host has not answered for 4 s", function="solve"
     )
     assert str(error) == "worker 3 on node2 was lost while it ran solve(): its host has not answered for 4 s"
+
+
+def test_message_tells_that_a_call_had_not_begun():
+    error = WorkerDied(worker=3, exit_code=-9, function="solve", has_begun=False)
+    assert str(error) == "worker 3 died of SIGKILL before it began solve(), as had several others"
+    assert "before it began the call" in str(WorkerDied(has_begun=False))
 
 
 def test_message_after_sigkill_hints_at_memory():

@@ -17,6 +17,7 @@ class Future(StandardFuture[T]):
     def shared(self) -> dict[int, list[Any]] | None: ...
     def run_callbacks(self) -> None: ...
     function_name: str | None
+    is_unbegun: bool
     attempts: int
     retry: Any
     cache_entry: Any

@@ -25,6 +25,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef object error       # the exception, once it is unpickled
     cdef object parts       # the pickled result until it is read, then None
     cdef bint is_error      # parts hold an exception
+    cdef public bint is_unbegun  # the call fails with a worker that has died before it began it
     cdef CompletionSource source
     cdef EntryQueue loop_queue  # of the event loop that has added all callbacks, and runs them; None: a thread runs them
     cdef object kept        # what the call was given, until it has ended

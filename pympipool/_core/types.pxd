@@ -66,7 +66,8 @@ cdef struct Call:
     bint watched          # a callback or another thread waits for the end of this call
     uint64_t position     # in the worker's ring; UINT64_MAX: the call cannot be recalled
     uint64_t begins_at    # where in that ring the first record was sent for it, which may be its function
-    int unbegun_ends      # number of workers that have died when they were to begin it; see `workers.has_begun`
+    int unbegun_ends      # number of times that workers have died when they were to begin it; see `dead_workers.has_begun`
+    int64_t unbegun_ns    # when that was counted last
     int64_t estimate_ns   # estimated run time and overhead
     bint was_recalled     # the call was recalled once from a worker that was too slow to start it
     bint is_error         # the result is an exception
@@ -103,6 +104,7 @@ cdef struct Worker:
     WorkerHeap *heap               # the heap that the worker is in, or NULL
     int heap_index
     uint64_t number
+    int64_t added_ns               # when it was added
     uint32_t slot                  # its bit in `Core.news`
     bint watched                   # every round looks at its rings
     int rank_count

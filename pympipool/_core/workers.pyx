@@ -3,31 +3,28 @@
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EBUSY, ENOMEM
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport free_calls, take_futures
 from pympipool._core.attempts cimport Attempts
+from pympipool._core.dead_workers cimport UNBEGUN_ENDS_MAX, requeue_calls
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.future_requests cimport stop_behind
 from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
-from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
+from pympipool._core.pump cimport record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (
     PMP_END, PMP_NEWS_SLOTS, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count,
-    pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_producer, pmp_receiver, pmp_receiver_close,
-    pmp_ring_claimed, pmp_send, pmp_store_clear, raise_errno,
+    pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close, pmp_send,
+    pmp_store_clear, raise_errno,
 )
-from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
 from pympipool._core.types cimport (
-    WATCHED_MAX, Call, CallList, Core, Worker, prepend, pmp_mutex_lock, pmp_mutex_unlock,
+    WATCHED_MAX, Call, CallList, Core, Worker, pmp_mutex_lock, pmp_mutex_unlock,
 )
 from pympipool._core.worker_sets cimport leave_sets, update_worker
-
-
-cdef enum:
-    UNBEGUN_ENDS_MAX = 3  # number of workers that may die when they are to begin a call, before it counts as begun
 
 
 cdef struct Running:
@@ -102,6 +99,7 @@ cdef class Workers(Attempts):
         worker.results = <pmp_receiver *>(worker + 1)
         worker.rank_count = rank_count
         worker.number = number
+        worker.added_ns = pmp_now_ns()
         worker.reserved = reserved
         worker.link = link.memory()
         if pmp_link_shares_bell(worker.link):
@@ -164,8 +162,8 @@ cdef class Workers(Attempts):
         waiting calls.
 
         Returns:
-            The futures of the calls that the worker had begun and that have no retry left: one or none. It may have been
-            cancelled.
+            The futures of the calls that count as begun by the worker and that have no retry left: one or none. It may have
+            been cancelled. It has `is_unbegun` if no worker had begun it, but several have died that were to do so next.
 
         Raises:
             MemoryError: The worker is still there: call this again.
@@ -192,6 +190,7 @@ cdef class Workers(Attempts):
         while call != NULL:
             record_unanswered(&self.core, worker, call, FAILED)
             call.worker = NULL
+            (<FutureCore>call.future).is_unbegun = call.unbegun_ends > UNBEGUN_ENDS_MAX
             call = call.next
         self.core.in_flight -= calls.length
         self.free_worker(worker)
@@ -384,50 +383,3 @@ cdef void close_worker(Worker *worker) noexcept:
     for rank in range(worker.rank_count):
         pmp_receiver_close(&worker.results[rank])
     free(worker)
-
-
-cdef bint has_begun(Worker *worker, Call *call) noexcept nogil:
-    """Return True if a dead worker had begun to run a call in flight, or to receive it or its function.
-
-    A worker that dies at the same place each time may do so before it has claimed the call. So a call that several workers were to
-    begin next when they died counts as begun, too: else it would never end.
-    """
-    cdef pmp_producer *ring = &worker.calls.producer
-    if worker.reserved or (call != worker.sending and is_claimed(worker, call)):
-        return True
-    if call != worker.in_flight.first:
-        return False
-    if call.begins_at < ring.head and pmp_ring_claimed(ring, call.begins_at):
-        return True
-    call.unbegun_ends += 1
-    return call.unbegun_ends > UNBEGUN_ENDS_MAX
-
-
-cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
-    """Receive what a dead worker has sent; let the calls wait again that it has not begun, or that may be retried.
-
-    The caller holds the lock.
-
-    Returns:
-        The number of the other calls, which stay in flight.
-    """
-    cdef Call *call
-    cdef Call *previous
-    cdef bint begun
-    worker.retired = True
-    if not worker.failure:
-        drain(core, worker)
-    call = worker.in_flight.last
-    while call != NULL:
-        previous = call.previous
-        # a call that another host has begun after the end of the condemned one, before the worker was killed, is not lost
-        begun = (not worker.condemned or call.id == worker.failing_call) and has_begun(worker, call)
-        if not call.cancelled and (not begun or call.attempts_left > 0):
-            call.attempts_left -= begun
-            call.position = UINT64_MAX
-            dequeue(core, call)
-            prepend(&core.waiting, call)
-        call = previous
-    worker.sending = NULL
-    update_worker(core, worker)
-    return worker.in_flight.length

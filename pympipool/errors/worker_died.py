@@ -23,6 +23,9 @@ class WorkerDied(BrokenProcessPool):
     What to do: read `last_stderr`. Run the function alone in a new Python process with `python -X faulthandler`. After
     a SIGKILL, check how much memory the function needs. For a call that may run twice, set `restart_limit` to retry it.
 
+    A call that has not begun waits for another worker instead. It fails only if again and again new workers die when it is to
+    begin there next, and then with `has_begun` False.
+
     Attributes:
         worker: Number of the worker in its executor, None if unknown.
         host: Name of the worker's host, None if unknown.
@@ -33,6 +36,7 @@ class WorkerDied(BrokenProcessPool):
         last_stderr: Last lines that the worker wrote to its stderr, oldest first.
         lost_reason: Why the master lost the worker without seeing its end (its host is gone); None otherwise.
         function: Name of the function that the call ran, None if unknown.
+        has_begun: False if this worker had not begun the call yet.
 
     Examples:
         >>> error = WorkerDied(worker=3, host="node1", pid=4711, exit_code=-11, function="solve")
@@ -53,6 +57,7 @@ class WorkerDied(BrokenProcessPool):
         last_stderr: Sequence[str] = (),
         lost_reason: str | None = None,
         function: str | None = None,
+        has_begun: bool = True,
         lost: str | None = None,
     ) -> None:
         if lost is not None:
@@ -67,6 +72,7 @@ class WorkerDied(BrokenProcessPool):
         self.last_stderr = tuple(last_stderr)
         self.lost_reason = lost_reason
         self.function = function
+        self.has_begun = has_begun
         super().__init__(self._message())
 
     @property
@@ -78,15 +84,19 @@ class WorkerDied(BrokenProcessPool):
     def _message(self) -> str:
         name = "worker" if self.worker is None else f"worker {self.worker}"
         place = _place(self.host, self.pid, self.rank)
-        call = "" if self.function is None else f" while it ran {self.function}()"
+        function = "the call" if self.function is None else f"{self.function}()"
+        if not self.has_begun:
+            call = f" before it began {function}, as had several others"
+        else:
+            call = "" if self.function is None else f" while it ran {function}"
         if self.lost_reason is not None:
             return f"{name}{place} was lost{call}: {self.lost_reason}{_quote_stderr(self.last_stderr)}"
         end = describe_exit(self.exit_code)
-        hint = "; out of memory?" if self.signal == "SIGKILL" else ""
+        hint = "; out of memory?" if self.signal == "SIGKILL" and self.has_begun else ""
         return f"{name}{place} {end}{call}{hint}{_quote_stderr(self.last_stderr)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "lost_reason", "function")
+        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "lost_reason", "function", "has_begun")
         return _rebuild, (type(self), (), {name: getattr(self, name) for name in names}), self.__dict__
 
 

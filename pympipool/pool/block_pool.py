@@ -55,7 +55,7 @@ START_ATTEMPTS = 5
 first of them has failed belong to one round: usually they fail for the same reason."""
 
 RESTART_DELAY_S = 0.1
-"""Delay before the pool replaces a worker that failed to start; doubles with each further failure."""
+"""Delay before the pool replaces a worker that failed to start; doubles with each further failure, of the first ten."""
 
 RESTART_DELAY_MAX_S = 10.0
 """Longest delay before the pool replaces a worker that failed to start. One that lived longer is replaced at once."""
@@ -65,6 +65,11 @@ RETIRED_CHECK_S = 0.5
 
 START_MAX = 64
 """Workers that are started in a row, before those that run already get their turn."""
+
+
+def restart_delay_s(rounds: int) -> float:
+    """Return the delay after so many rounds that have failed: any number, as while no call begins rounds may fail for ever."""
+    return min(RESTART_DELAY_S * 2.0 ** min(rounds, 10), RESTART_DELAY_MAX_S)
 
 
 class BlockPool(BasePool["Spawner"]):
@@ -207,7 +212,7 @@ class BlockPool(BasePool["Spawner"]):
             self._mark_broken(error)
             return
         LOGGER.warning("a worker did not start, and is started again: %s", redacted_summary(error))
-        self._restart_after(min(RESTART_DELAY_S * 2**self._failed_rounds, RESTART_DELAY_MAX_S))
+        self._restart_after(restart_delay_s(self._failed_rounds))
 
     def _wait_out(self, shortage: str, error: Failure, *, others_run: bool) -> None:
         """Try again after a pause. Fail the calls that wait if the shortage lasts too long."""
@@ -229,7 +234,7 @@ class BlockPool(BasePool["Spawner"]):
         elif not worker.is_retiring and worker.kill_reason is None and self._is_first_of_round(worker):
             self._lost_rounds += 1
         if self._lost_rounds > 1:
-            self._restart_after(min(RESTART_DELAY_S * 2**self._lost_rounds, RESTART_DELAY_MAX_S))
+            self._restart_after(restart_delay_s(self._lost_rounds))
         else:
             self._start_missing()
 

@@ -52,6 +52,7 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any], note: str | Non
         "last_stderr": tuple(worker.stderr_tail),
         "lost_reason": worker.lost_reason,
         "function": getattr(future, "function_name", None),
+        "has_begun": not getattr(future, "is_unbegun", False),
     }
     return partial(_worker_died, facts, note)
 

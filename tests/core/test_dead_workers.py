@@ -66,6 +66,32 @@ def test_retries_count_while_a_call_arrives(workers):
         assert replace(workers) == expected
 
 
+def test_workers_that_die_together_count_once():
+    """They are removed one by one: meanwhile, the call that waits again is sent to those that are dead, too."""
+    workers = LinkWorkers(2 * UNBEGUN_ENDS_MAX, CAPACITY)
+    call = submit(workers)
+    while load := workers.in_flight():
+        number = next(number for number, count in load.items() if count)
+        assert workers.dispatcher.remove_dead_worker(number) == []
+    for workers.last in range(10, 9 + UNBEGUN_ENDS_MAX):
+        workers.add(workers.last, CAPACITY)
+        assert workers.dispatcher.remove_dead_worker(workers.last) == []
+    workers.last += 1
+    workers.add(workers.last, CAPACITY)
+    assert workers.dispatcher.remove_dead_worker(workers.last) == [call]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_future_tells_whether_its_call_had_begun(workers, begins):
+    call = submit(workers, attempts=1)
+    for _ in range(UNBEGUN_ENDS_MAX + 1):  # the last one takes the retry
+        assert replace(workers) == []
+    if begins:
+        assert workers.take(workers.channels[0]) is not None
+    assert replace(workers) == [call]
+    assert call.is_unbegun is not begins
+
+
 @pytest.mark.parametrize("argument", [None, LARGE], ids=["small", "large"])
 def test_call_waits_again_that_no_worker_has_touched(workers, argument):
     """Unless several have died with it: maybe it is to blame, and it must not wait for ever."""

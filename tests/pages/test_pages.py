@@ -191,6 +191,7 @@ ASSEMBLED = {
         errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=-11, function="solve"),
         errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=-9, function="solve"),
         errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=1, function="solve"),
+        errors.WorkerDied(worker=9, host="node1", pid=4790, exit_code=-11, function="solve", has_begun=False),
         errors.RemoteError(
             "mylib.NoConvergence",
             "after 100 steps",

@@ -208,7 +208,9 @@ def test_workers_that_die_at_once_end_a_call(tmp_path, monkeypatch):
     log = tmp_path / "log"
     with Executor(max_workers=1, block_allocation=True, initializer=die_before_calls, initargs=(log,)) as exe:
         call = exe.submit(pid)
-        assert isinstance(call.exception(timeout=60), WorkerDied)
+        error = call.exception(timeout=60)
+        assert isinstance(error, WorkerDied)
+        assert "before it began pid()" in str(error)
         assert len(log.read_text().split()) >= 4
 
 
