@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name, safe_repr
+from pympipool._util.user_warnings import warn_user
 from pympipool.caching.entries import UnwrittenEntry, stored_future, unchanged_parts
 from pympipool.caching.exceptions import raised
 from pympipool.caching.inputs import UNKNOWN, is_changed
@@ -233,13 +233,8 @@ class CachedCalls:
         """Warn once about a function, or about all of the cache."""
         if about not in self._warned:
             self._warned.add(about)
-            warnings.warn(
-                f"{text}. Give such calls a name by resource_dict={{'cache_key': ...}}, or turn this off by 'cache': False"
-                if about
-                else text,
-                CacheWarning,
-                stacklevel=4,
-            )
+            remedy = ". Give such calls a name by resource_dict={'cache_key': ...}, or turn this off by 'cache': False"
+            warn_user(f"{text}{remedy}" if about else text, CacheWarning)
 
     def close(self, *, wait: bool) -> None:
         """End the cache after the last call; with wait, return when all results are written."""

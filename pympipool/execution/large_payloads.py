@@ -7,9 +7,6 @@ data, in its globals, its closure or the object that it is a method of; or it ge
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 from pympipool._core.shared_ranges import shared_place
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import callable_name
+from pympipool._util.user_warnings import warn_user
 from pympipool.execution.recognition import RecognizedArrays
 from pympipool.serialization import payload
 
@@ -27,8 +25,6 @@ REMEDY = "pass a handle, pympipool.share(...), or load it in init_function (with
 
 FUNCTIONS_MAX = 256
 """Number of functions that are remembered."""
-
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 CALLS = 3
 """The large call of a function that is looked at."""
@@ -99,10 +95,7 @@ class LargePayloads:
 
     def _warn(self, name: str, message: str) -> None:
         self._seen[name] = 0, _WARNED
-        level, frame = 1, sys._getframe()
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            level, frame = level + 1, frame.f_back
-        warnings.warn(message, UserWarning, stacklevel=level)
+        warn_user(message, UserWarning)
 
 
 def _size(parts: Sequence[Any]) -> int:

@@ -247,7 +247,7 @@ def test_calls_without_key_are_warned_of_once(make_block, counter):
             pytest.raises(Exception, match="pickle"),
         ):
             exe.submit(unpickled, (x for x in range(3))).result()
-        assert len(warned) == 1
+        assert [warning.filename for warning in warned] == [__file__]
         with pytest.raises(Exception, match="pickle"):
             exe.submit(unpickled, (x for x in range(3))).result()
         with pytest.warns(CacheWarning, match="the variable lock around .*locked"):
