@@ -95,6 +95,7 @@ class FluxScheduler:
         self._instances: dict[str, tuple[str, str]] = {}  # host and URI by the name of the jobs
         self._ended: dict[Job, TaskState] = {}  # these do not change any more
         self._unreached: dict[str, tuple[float, str]] = {}  # when an instance could not be asked, and why, by its URI
+        self._seen: States = {}  # what instances on other hosts have answered last
 
     def most_tasks(self) -> int:
         """Return the largest number of jobs of a submission."""
@@ -143,6 +144,7 @@ class FluxScheduler:
         except WorkerStartError:
             return None
         self._ended = {one: state for one, state in self._ended.items() if one in wanted}
+        self._seen = {one: state for one, state in self._seen.items() if one in wanted}
         self._ended |= {one: state for one, state in states.items() if state.state in (State.ENDED, State.FAILED)}
         states |= self._ended
         states |= dict.fromkeys([one for one in wanted if not one.id], _NOT_SUBMITTED)
@@ -199,6 +201,8 @@ class FluxScheduler:
     def _ask_on(self, host: str, uri: str, name: str, jobs: Collection[Job]) -> States:
         """Ask an instance on another host; one that could not be asked, not again for a while.
 
+        Of one that has answered before, what it has answered counts meanwhile: a network that fails for some seconds ends no job.
+
         Raises:
             FileNotFoundError: It has ended.
         """
@@ -206,11 +210,20 @@ class FluxScheduler:
         failed_s, error = self._unreached.get(there, (-math.inf, ""))
         if name == "cancel" or monotonic() - failed_s > UNREACHED_PAUSE_S:
             try:
-                return flux_elsewhere.ask(there, name, jobs)
+                states = flux_elsewhere.ask(there, name, jobs)
             except WorkerStartError as failure:
                 error = str(failure)
                 self._unreached[there] = monotonic(), error
-        return dict.fromkeys(jobs, TaskState(State.UNKNOWN, _NOT_HERE.format(host=host, error=error)))
+            else:
+                self._seen |= states if name == "look" else {}
+                return states
+        seen = self._seen if name == "look" else {}
+        if not seen.keys().isdisjoint(jobs):
+            self.problem = (
+                f"{there} has answered before, and does not any more: it is asked again until the script ends"
+            )
+        unknown = TaskState(State.UNKNOWN, _NOT_HERE.format(host=host, error=error))
+        return {job: seen.get(job, unknown) for job in jobs}
 
     def _instance(self, job: Job) -> tuple[str, str]:
         """Return the host, and the URI there, of the broker to which a job was submitted."""

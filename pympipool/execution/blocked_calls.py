@@ -54,9 +54,10 @@ class BlockedCall:
         waiter: Waits for them.
         frozen: The function with its number, if the call is pickled at the end.
         dumped: The pickled call, if it was pickled at `submit`.
+        hashed: The ids of those inputs whose results must be hashable then.
     """
 
-    __slots__ = ("args", "dumped", "fn", "frozen", "future", "inputs", "kwargs", "resources", "waiter")
+    __slots__ = ("args", "dumped", "fn", "frozen", "future", "hashed", "inputs", "kwargs", "resources", "waiter")
 
     waiter: InputWaiter
 
@@ -77,6 +78,7 @@ class BlockedCall:
         self.inputs = inputs
         self.frozen: FrozenFunction | None = None
         self.dumped: Dumped | None = None
+        self.hashed: set[int] = set()
 
 
 class BlockedCalls:
@@ -146,6 +148,7 @@ class BlockedCalls:
                 return
         stand_ins = {id(future): Input(number) for number, future in enumerate(blocked.inputs)}
         args, kwargs = resolve(blocked.args, blocked.kwargs, lambda one: stand_ins.get(id(one), one), search)
+        blocked.hashed = search.hashed()
         blocked.dumped = self._sender.dump(blocked.future, fn, args, kwargs, waits=True)
 
     def _add(self, blocked: BlockedCall) -> None:
@@ -246,15 +249,23 @@ class BlockedCalls:
             args, kwargs = resolve(blocked.args, blocked.kwargs, get)
             self._sender.send(future, blocked.frozen or fn, args, kwargs, resources, admitted=True)
             return
-        filled = self._sender.fill(blocked.dumped, fn, [get(one) for one in blocked.inputs])
+        results = [get(one) for one in blocked.inputs]
+        for one, result in zip(blocked.inputs, results, strict=True):
+            if id(one) in blocked.hashed:
+                hash(result)  # raises the TypeError that the worker would tell as one of unpickling
+        filled = self._sender.fill(blocked.dumped, fn, results)
         self._sender.hand_over(future, filled, fn, blocked.args, blocked.kwargs, resources, admitted=True)
 
 
 def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> dict[int, tuple[Any]]:
-    """Return the results, each in a tuple, of those inputs of a call that have one, by their id."""
+    """Return the results, each in a tuple, of those inputs of a call that have one, by their id.
+
+    One that was not read yet, and would have to be unpickled, is not at hand: unpickling may run code of the user, and that is
+    for the thread of continuations.
+    """
     results: dict[int, tuple[Any]] = {}
     for one in inputs:
-        if has_result_now(one):
+        if has_result_now(one) and not _is_unread(one):
             try:
                 results[id(one)] = (_result_for(future, one),)
             except KeyboardInterrupt:
@@ -264,6 +275,11 @@ def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> 
     return results
 
 
+def _is_unread(one: StandardFuture[Any]) -> bool:
+    parts = one.pickled_result() if isinstance(one, Future) else None
+    return parts is not None and payload.is_loaded_to_pass_on(parts)
+
+
 def _result_for(future: Future[Any], one: StandardFuture[Any]) -> Any:
     """Return the result of an input for the call of a future. A large result stays pickled (see `payload.pass_on`)."""
     if future.cache_entry is not None:
@@ -271,6 +287,6 @@ def _result_for(future: Future[Any], one: StandardFuture[Any]) -> Any:
         if result is not None:
             return result[0]
     parts = one.pickled_result() if isinstance(one, Future) else None
-    if parts is None or sum(map(len, parts)) < payload.FORWARD_PICKLED_BYTES or payload.must_be_unpickled(parts):
+    if parts is None or payload.is_loaded_to_pass_on(parts):
         return result_of(one)
     return payload.pass_on(parts)

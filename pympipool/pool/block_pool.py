@@ -109,6 +109,7 @@ class BlockPool(BasePool["Spawner"]):
         self.allocator = allocator
         self.broken: Callable[[], BaseException] | None = None  # makes the error of each call
         self._ends_all = False  # there are no more calls: workers end, and none is started
+        self._rounds = 0  # in which workers did not start, or died and have ended no call
         self._failed_rounds = 0  # since a worker was ready
         self._lost_rounds = 0  # since a worker has begun a call: of those that were ready, and died before
         self._shortage = Shortage()
@@ -170,7 +171,7 @@ class BlockPool(BasePool["Spawner"]):
                 return
             if not self.supervisor.is_prepared(self.spawner, self._start_missing):
                 return
-            start_round = self._failed_rounds + self._lost_rounds
+            start_round = self._rounds
             allocation = self.allocator.allocate(self.resources)
             if allocation is None:
                 return  # a worker that is about to be gone still has the cores
@@ -205,6 +206,7 @@ class BlockPool(BasePool["Spawner"]):
             self._wait_out(shortage, error, others_run=serving)
             return
         if worker is None or self._is_first_of_round(worker):
+            self._rounds += 1
             self._failed_rounds += 1
         has_reported_why = worker is not None and worker.start_error is not None
         is_final = self._failed_rounds >= START_ATTEMPTS or has_reported_why
@@ -224,14 +226,15 @@ class BlockPool(BasePool["Spawner"]):
 
     def _is_first_of_round(self, worker: WorkerHandle) -> bool:
         """Return False if the failure of the round in which a worker was started is counted already."""
-        return worker.start_round >= self._failed_rounds + self._lost_rounds
+        return worker.start_round >= self._rounds
 
     def _replace(self, worker: WorkerHandle) -> None:
-        """Start a worker in the place of one that has served: after a pause if the last ones died before they began a call."""
+        """Start a worker in the place of one that has served: after a pause if the last ones died and have ended no call."""
         lived_s = monotonic() - worker.started_s
         if worker.ended_calls or worker.interrupted or lived_s > RESTART_DELAY_MAX_S:
             self._lost_rounds = 0
         elif not worker.is_retiring and worker.kill_reason is None and self._is_first_of_round(worker):
+            self._rounds += 1
             self._lost_rounds += 1
         if self._lost_rounds > 1:
             self._restart_after(restart_delay_s(self._lost_rounds))

@@ -49,6 +49,11 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
         raise _no_agents(backend)
     if resources.hostname_localhost:
         raise ValueError("hostname_localhost is True, so that hosts that join could not connect: leave it out")
+    if getattr(backend, "is_on_one_host", False):
+        raise ValueError(
+            "the executor is in a flux instance of one host and opens no port, so that other hosts could not connect: use"
+            " Executor(hosts=['localhost'])"
+        )
     engine.check_open()
     if must_not_wait():
         raise RuntimeError(

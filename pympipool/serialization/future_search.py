@@ -138,6 +138,22 @@ class FutureSearch:
         """Return True if nothing can change in the arguments but the containers that hold the futures."""
         return not self.has_others and len(self.holders()) == len(self._seen)
 
+    def hashed(self) -> set[int]:
+        """Return the ids of the futures that are items of sets or keys of dicts (in tuples, too): results there are hashed."""
+        unvisited: list[Any] = []
+        for key in self.holders():
+            container = self._seen[key]
+            if type(container) in _MAPPINGS or isinstance(container, (set, frozenset)):
+                unvisited += container
+        found: set[int] = set()
+        while unvisited:
+            value = unvisited.pop()
+            if isinstance(value, Future):
+                found.add(id(value))
+            elif isinstance(value, tuple):
+                unvisited += value
+        return found
+
     def holders(self) -> set[int]:
         """Return the ids of the futures, and of the containers from which a future can be reached."""
         reached: set[int] = set()

@@ -261,9 +261,12 @@ def pass_on(parts: Sequence[Any]) -> Any:
     A result with a class of the script is unpickled: the call has to find the class as it is now. So is one with a handle of
     shared data: the call gets the object.
     """
-    if sum(map(len, parts)) < FORWARD_PICKLED_BYTES or must_be_unpickled(parts):
-        return load(parts)
-    return Pickled(parts)
+    return load(parts) if is_loaded_to_pass_on(parts) else Pickled(parts)
+
+
+def is_loaded_to_pass_on(parts: Sequence[Any]) -> bool:
+    """Return True if a result is unpickled to be passed on: a small one, or one of those (see `pass_on`)."""
+    return sum(map(len, parts)) < FORWARD_PICKLED_BYTES or must_be_unpickled(parts)
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:

@@ -343,7 +343,7 @@ def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> 
     """Run the agent in the environment that a launcher made for it.
 
     Args:
-        host: The name by which the master knows this host; "": that which SLURM has for it, or else its own.
+        host: The name by which the master knows this host; "": the environment tells, or it is the host's own.
         slots: The number of cores for workers; None: the environment tells, or they are those that this process may use.
         is_joining: True if the master has not launched it.
 
@@ -354,11 +354,12 @@ def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> 
     if is_joining:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # of the terminal that it was started in
     cores = str(slots or os.environ.get(os.environ.pop("PYMPIPOOL_CORES_VARIABLE", ""), ""))
+    name = os.environ.get(os.environ.pop("PYMPIPOOL_NAME_VARIABLE", ""), "")
     config = WorkerConfig.from_environ(os.environ)
     forkserver = _start_forkserver()
     devices = assigned_devices(os.environ) or ("", ())
     report = {
-        "host": host or os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "host": host or name or socket.gethostname(),
         "pid": os.getpid(),
         "cores": int(cores) if cores.isdigit() else _available_cores(),
         "gpus": len(devices[1]),

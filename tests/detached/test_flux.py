@@ -9,7 +9,7 @@ import pytest
 from pympipool._util.service_threads import ServiceThread
 from pympipool.detached import flux as detached_flux
 from pympipool.detached.flux import FluxScheduler, _jobspecs, check
-from pympipool.detached.schedulers import JobRequest, State
+from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.detached.spool import Spool
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
@@ -154,3 +154,16 @@ def test_ended_instance_of_another_host_is_gone(scheduler_elsewhere, monkeypatch
     monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", ask)
     (state,) = scheduler_elsewhere[0].states(["fA"]).values()
     assert state.state is State.LOST
+
+
+def test_last_answer_of_a_failing_host_counts(scheduler_elsewhere, monkeypatch):
+    """A network that fails for some seconds ends no call."""
+    scheduler, _ = scheduler_elsewhere
+    running = TaskState(State.RUNNING, "RUN")
+    with monkeypatch.context() as patch:
+        patch.setattr(detached_flux.flux_elsewhere, "ask", lambda uri, name, jobs: dict.fromkeys(jobs, running))
+        assert list(scheduler.states(["fA"]).values()) == [running]
+    assert list(scheduler.states(["fA"]).values()) == [running]
+    assert "node7.invalid/tmp/flux/local-0 has answered before, and does not any more" in scheduler.problem
+    with pytest.raises(WorkerStartError, match="job fA is not cancelled"):
+        scheduler.cancel("fA", None)

@@ -117,10 +117,9 @@ def test_results_become_keys_and_items(executor, pending):
 def test_unhashable_results_as_keys_fail_the_call(executor, pending):
     at_hand, waits = executor.submit(echo, {done([1]): 1}), executor.submit(echo, [{pending: 1}, [3]])
     pending.set_result([2])
-    with pytest.raises(TypeError, match="unhashable"):
-        at_hand.result(TIMEOUT_S)
-    with pytest.raises(SerializationError, match="unhashable"):
-        waits.result(TIMEOUT_S)
+    for call in (at_hand, waits):
+        with pytest.raises(TypeError, match="unhashable"):
+            call.result(TIMEOUT_S)
 
 
 def test_what_cannot_be_pickled_fails_at_submit(executor, pending):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool.backends.base import SchedulerBackend
 from pympipool.errors import WorkerDied
 from support.calls import hold, square
 from support.waiting import wait_until
@@ -202,6 +203,14 @@ def test_executor_that_no_host_can_join_says_so(opened, path, parameters, messag
     opened.append(Executor(max_workers=1, **parameters))
     with pytest.raises(ValueError, match=message):
         opened[-1].write_join_file(path)
+
+
+def test_no_host_joins_what_opens_no_port(make_executor, path, monkeypatch):
+    """As in a flux instance of one host."""
+    monkeypatch.setattr(SchedulerBackend, "is_on_one_host", True)
+    with pytest.raises(ValueError, match="opens no port"):
+        make_executor().write_join_file(path)
+    assert not path.exists()
 
 
 def test_closed_executor_writes_no_file(make_executor, path):

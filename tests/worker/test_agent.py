@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -67,8 +68,15 @@ def relay():
 
 
 @pytest.fixture
-def process(relay):
+def process(relay, monkeypatch):
     """Return the process of an agent."""
+    monkeypatch.setenv("SLURMD_NODENAME", "name-in-slurm")
+    with started(relay) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started(relay, **variables):
     settings = {
         "PYMPIPOOL_ADDRESS": "@none",
         "PYMPIPOOL_KEY": KEY.hex(),
@@ -76,7 +84,7 @@ def process(relay):
         "PYMPIPOOL_WORKER": "0",
         "PYMPIPOOL_RANKS": "1",
         "PYMPIPOOL_TCP": relay.address,
-        "SLURMD_NODENAME": "name-in-slurm",
+        **variables,
     }
     environment = worker_environment(LaunchRequest(0, environment=settings))
     with subprocess.Popen(agent_command(), env=environment, stdout=subprocess.DEVNULL) as process:
@@ -101,10 +109,20 @@ def reset_both(stream, keepalive):
     reset(keepalive)
 
 
-def test_agent_has_the_name_that_slurm_knows(relay, process):
+def test_agent_has_the_name_that_its_launcher_knows(relay, monkeypatch):
     """`srun --nodelist` must find its host, if the agent has to be launched again."""
+    monkeypatch.setenv("SLURMD_NODENAME", "name-in-slurm")
+    with started(relay, PYMPIPOOL_NAME_VARIABLE="SLURMD_NODENAME"):
+        stream, keepalive, _ = relay.accept()
+        assert b"name-in-slurm" in bytes(relay.report)
+        stream.close()
+        keepalive.close()
+
+
+def test_agent_of_another_launcher_has_its_own_name(relay, process):
+    """In a flux instance within a job of SLURM, the variable is that of the script's host."""
     stream, keepalive, _ = relay.accept()
-    assert b"name-in-slurm" in bytes(relay.report)
+    assert socket.gethostname().encode() in bytes(relay.report)
     stream.close()
     keepalive.close()
 

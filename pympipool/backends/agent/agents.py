@@ -157,6 +157,8 @@ class Agents:
                 self.check_host(host)
         for failure in self._launches.check():
             self._failed(failure)
+        if incomplete := self._launches.incomplete():
+            LOGGER.warning("%s: workers run on these only%s", incomplete, self.last_words())
         self._dispatch()
         if self._waiting:
             self._launch_missing()

@@ -46,14 +46,19 @@ class Launch:
         self.process = process
         self.is_connected = False
         self.hosts = hosts
-        self._since_start = RunningClock()
+        self._since_start = RunningClock()  # or since the first agent has connected
         self._stderr = b""
 
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
         if not self.is_connected and (self.hosts is None or host in self.hosts):
             self.is_connected = True
+            self._since_start.restart()
             self.process.on_connected()
+
+    def is_over(self) -> bool:
+        """Return True if the first agent has connected so long ago that no other one will."""
+        return self.is_connected and self._since_start.elapsed() > LAUNCH_TIMEOUT_S
 
     def check(self) -> LaunchFailure | None:
         """Return why no agent will connect; None while one may, or has. To be called now and then: it reads what is printed."""

@@ -49,6 +49,7 @@ class Launches:
         self._count = 0
         self._last_line = ""  # of the launcher that has ended last
         self._known: set[str] = set()  # the names of all hosts that have had an agent
+        self._is_told = False  # that some lack one
         self._pauses: dict[str, _Pause] = {}  # by host
 
     @property
@@ -72,6 +73,17 @@ class Launches:
         self._pauses.pop(host if self._launcher.hosts is not None else _ALL, None)
         for launch in self._launches:
             launch.agent_connected(host)
+
+    def incomplete(self) -> str:
+        """Return which hosts have an agent if others lack one long after the first came, once; otherwise ""."""
+        if self._is_told or not any(launch.hosts is None and launch.is_over() for launch in self._launches):
+            return ""
+        self._is_told = True
+        if len(self._known) >= self._launcher.host_count:
+            return ""
+        return (
+            f"{len(self._known)} of {self._launcher.host_count} hosts have an agent ({', '.join(sorted(self._known))})"
+        )
 
     def start_missing(self, request: LaunchRequest, connected: Collection[str]) -> list[LaunchFailure]:
         """Launch agents on the hosts that lack one, except where a launch is under way or has just failed.
@@ -110,6 +122,8 @@ class Launches:
             environment = {**worker_environment(request), **self._relay.environment(request)}
             if self._launcher.cores_variable:
                 environment["PYMPIPOOL_CORES_VARIABLE"] = self._launcher.cores_variable
+            if self._launcher.name_variable:
+                environment["PYMPIPOOL_NAME_VARIABLE"] = self._launcher.name_variable
             process = self._launcher.start(request, self._launcher.environment(environment), hosts)
         except (WorkerStartError, OSError) as error:
             failed = error if isinstance(error, WorkerStartError) else WorkerStartError(f"agents do not start: {error}")

@@ -74,6 +74,7 @@ class FluxLauncher(Launcher):
         self._relay = relay
         self._durations = durations
         self.cores = {name: host.cores for name, host in hosts.items()}
+        self.host_count = len(hosts)
 
     def start(
         self, request: LaunchRequest, environment: Mapping[str, str], hosts: Sequence[str] | None

@@ -64,10 +64,13 @@ class SrunLauncher(Launcher):
     """
 
     cores_variable = "SLURM_CPUS_ON_NODE"
+    name_variable = "SLURMD_NODENAME"
 
     def __init__(self, relay: Relay, jobs: JobWatch) -> None:
         self._relay = relay
         self._jobs = jobs
+        count = os.environ.get("SLURM_JOB_NUM_NODES", "")
+        self.host_count = int(count) if count.isdigit() else 0
 
     def start(
         self, request: LaunchRequest, environment: Mapping[str, str], hosts: Sequence[str] | None

@@ -243,8 +243,12 @@ class TcpChannel:
 
     def _start_recall_thread(self, keepalive: socket.socket) -> None:
         """Start the recall thread with the first call: before it, there is nothing to recall that the main thread does not see."""
-        self._keepalive = None
-        threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True).start()
+        thread = threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # no more threads: calls are recalled late until the next one tries it again
+            thread.start()
+            self._keepalive = None
 
     def _start_import_times(self) -> None:
         if self._import_times is None:

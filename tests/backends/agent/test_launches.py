@@ -1,0 +1,53 @@
+"""The launches of agents: what becomes of hosts whose agent does not come."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from pympipool.backends.agent import launch
+from pympipool.backends.agent.launches import Launches
+
+
+class Launcher:
+    """Starts agents on three hosts with one process, which goes on."""
+
+    cores_variable = name_variable = ""
+    hosts = None
+    host_count = 3
+
+    def start(self, request, environment, hosts):
+        none = lambda *_: None  # noqa: E731
+        streams = {"stdout": io.BytesIO(), "stderr": io.BytesIO()}
+        return SimpleNamespace(poll=none, on_connected=none, has_started=lambda: True, **streams)
+
+    def environment(self, environment):
+        return environment
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    monkeypatch.setattr("pympipool.backends.agent.launches.worker_environment", lambda _: {})
+    monkeypatch.setattr("pympipool.backends.agent.launches.replace", lambda request, **_: request)
+    made = Launches(Launcher(), SimpleNamespace(environment=lambda _: {}))
+    assert made.start_missing(None, []) == []
+    return made
+
+
+def test_hosts_without_an_agent_are_told_once(launches, monkeypatch):
+    launches.agent_connected("a")
+    launches.agent_connected("b")
+    assert launches.incomplete() == "", "the third may come"
+    monkeypatch.setattr(launch, "LAUNCH_TIMEOUT_S", -1.0)
+    assert launches.incomplete() == "2 of 3 hosts have an agent (a, b)"
+    assert launches.incomplete() == ""
+
+
+def test_nothing_is_told_if_all_hosts_have_one(launches, monkeypatch):
+    monkeypatch.setattr(launch, "LAUNCH_TIMEOUT_S", -1.0)
+    assert launches.incomplete() == "", "none has come: that is a failure of the launch"
+    for host in "abc":
+        launches.agent_connected(host)
+    assert launches.incomplete() == ""
