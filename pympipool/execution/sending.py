@@ -107,17 +107,18 @@ class Sender:
         """
         copies: list[Any] | None = None
         pickled: Any = fn
+        files_by_name = self._workers_see_files and future.cache_entry is None  # the key is that of what they hold now
         if isinstance(fn, FrozenFunction):
             function, pickled, fn = fn.handle, fn.pickled, fn.function
         else:
-            function, parts = self._find_function(fn, args, kwargs, parts)
+            function, parts = self._find_function(fn, args, kwargs, parts, files_by_name)
         if function is None:
             future.function_name = callable_name(fn)
-            parts = payload.dump_call(0, pickled, args, kwargs, self._workers_see_files)
+            parts = payload.dump_call(0, pickled, args, kwargs, files_by_name)
         else:
             future.function_name = function.name
             if parts is None:
-                parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
+                parts = payload.dump_call(function.number, fn, args, kwargs, files_by_name)
         if len(parts) > 1 or len(parts[0]) > LARGE_BYTES:
             parts, copies = self.large_payloads.share_or_warn(fn, args, kwargs, parts)
             if future.cache_entry is not None:
@@ -127,13 +128,13 @@ class Sender:
         return function, parts, copies
 
     def _find_function(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: list[Any] | None
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: list[Any] | None, files_by_name: bool
     ) -> tuple[FunctionHandle | None, list[Any] | None]:
         """Return the function of a call if it is sent only once, and the parts of the call if they are known."""
         if not self._pool.keeps_functions:
             return None, None
         if type(fn) is MethodType:
-            return self._dump_method_call(fn, args, kwargs)
+            return self._dump_method_call(fn, args, kwargs, files_by_name)
         return self._functions.lookup(fn), parts
 
     def hand_over(
@@ -186,13 +187,13 @@ class Sender:
             if handle is not None:
                 return FrozenFunction(fn, handle, fn)
         try:
-            parts = payload.dump_function(fn, self._workers_see_files)
+            parts = payload.dump_function(fn, self._workers_see_files and not in_full)
         except SerializationError:
             return fn
         return FrozenFunction(fn, None, Pickled(self._copies.keep(parts) if in_full else keep_small(parts)))
 
     def _dump_method_call(
-        self, fn: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
+        self, fn: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker, files_by_name: bool
     ) -> tuple[FunctionHandle | None, list[Any] | None]:
         """Pickle a call of a bound method as a call of its function, which is sent once, with the instance as an argument.
 
@@ -206,6 +207,6 @@ class Sender:
             return None, None
         try:
             arguments = (fn.__self__, *args)
-            return function, payload.dump_call(function.number, fn, arguments, kwargs, self._workers_see_files)
+            return function, payload.dump_call(function.number, fn, arguments, kwargs, files_by_name)
         except SerializationError:  # pickling the whole call raises a better error
             return None, None

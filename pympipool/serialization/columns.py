@@ -96,7 +96,7 @@ def pack(
 
     Args:
         columns: The arguments of the calls: a sequence for each parameter, all of the same length.
-        files_by_name: The workers see the files of this process (see `payload.dump_call`).
+        files_by_name: The workers see the files of this process (see `payload.dump_call`). Not with in_full: files may change.
         for_now: They are pickled at once: there is no need for copies of objects that no two rows share.
         in_full: Arrays of any size are copied, so that no later change reaches them.
 
@@ -125,6 +125,7 @@ def pack(
         ]
         return PackedColumns(packed if not copier.kinds else (Rows(packed, tuple(copier.kinds)),))
     rows = list(zip(*columns, strict=True))
+    files_by_name = files_by_name and not in_full
     return PackedColumns((Entries([_entry(keep.parts(payload.dump_row(row, files_by_name))) for row in rows], rows),))
 
 
@@ -143,7 +144,9 @@ class _Keeper:
         """Return a copy of an array, or the array if it is too large."""
         if array.nbytes <= KEPT_BYTES_MAX:
             return copied_array(array, False)
-        return array if array.nbytes > self._bytes_max else self._once(id(array), array, array.copy)
+        if array.nbytes > self._bytes_max:
+            return array
+        return self._once(id(array), array, partial(copied_array, array, False))
 
     def parts(self, parts: Sequence[Any]) -> Sequence[Any]:
         """Return a pickle with copies of its buffers, or with the buffers if they are too large."""

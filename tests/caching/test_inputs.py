@@ -1,5 +1,7 @@
 """What a cache keeps is the result of the call that its key says, whatever the script has changed meanwhile."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,14 @@ def plus(number, parameters):
 
 def total(*arrays):
     return float(sum(array.sum() for array in arrays))
+
+
+class Totals:
+    def __init__(self, array):
+        self.array = array
+
+    def total(self):
+        return total(self.array)
 
 
 def make(value, size):
@@ -77,6 +87,25 @@ def test_changed_arrays_have_results_of_their_own(make_block, gate, way):
             return [one.result() if way == "submit" else one for one in results]
 
     assert session(change=True) == session(change=False) == [0, SIZE, 2 * SIZE]
+
+
+@pytest.mark.parametrize("way", ["argument", "partial", "method", "map", "function of a map"])
+def test_changed_files_do_not_reach_calls(make_block, gate, tmp_path, way):
+    path, count = tmp_path / "values", 1 << 18
+    np.ones(count).tofile(path)
+    array = np.memmap(path, float, "r")
+    with make_block(max_workers=1) as exe:
+        exe.submit(hold, gate.path, resource_dict={"cache": False})
+        if way == "map":
+            results = exe.map(total, [array] * 2)
+        elif way == "function of a map":
+            results = exe.map(partial(total, array), [np.zeros(n) for n in range(2)])
+        else:
+            fn = {"argument": total, "partial": partial(total, array), "method": Totals(array).total}[way]
+            results = [exe.submit(fn, *([array] if way == "argument" else [])) for _ in range(2)]
+        np.memmap(path, float, "r+")[:] = 7
+        gate.open()
+        assert [one if "map" in way else one.result() for one in results] == [count] * 2
 
 
 @pytest.mark.parametrize("size", [3, SIZE])
