@@ -160,15 +160,14 @@ class CachedCalls:
             rows: The arguments of each call.
 
         Returns:
-            None: The calls must be submitted one by one, since there are futures among the arguments, or a call has no key.
+            None: The calls must be submitted one by one, since there are futures or objects of the function among the arguments,
+                or a call has no key.
         """
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
         version = version_of_files()
-        keys = self._attempt(
-            fn, lambda made: list(made.of_rows(fn, rows, resources.cores, resources.result_of, inputs))
-        )
+        keys = self._attempt(fn, lambda made: made.of_rows(fn, rows, resources.cores, resources.result_of, inputs))
         if keys is None or inputs:
             return None
         self._writer.flush_before(keys)

@@ -23,13 +23,14 @@ from enum import EnumMeta
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.snapshot import ADDED_TO_MEMBERS
+from pympipool._core.snapshot import ADDED_TO_CLASSES, ADDED_TO_MEMBERS
 from pympipool._util.reprs import callable_name
 from pympipool.caching.code import add_code
 from pympipool.caching.imports import imports_of
 from pympipool.caching.modules import add_imports, add_module_named, is_by_value, sees_memory
 from pympipool.caching.values import UnhashableError
 from pympipool.serialization.analysis import resolve_qualname
+from pympipool.serialization.annotations import NAMESPACE_CELL
 from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES, code_usage
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ __all__ = ["add_class", "add_function", "add_special"]
 _NOT_OF_CLASSES = frozenset(
     {
         *("__dict__", "__weakref__", "__module__", "__firstlineno__", "__static_attributes__", "__annotations_cache__"),
-        *("_abc_impl", "__orig_bases__", "__abstractmethods__", "__slotnames__"),
+        *("_abc_impl", "__abstractmethods__", "__slotnames__", NAMESPACE_CELL),
     }
 )
 """Attributes of classes that do not tell what they do, or that follow from the others; some in an order of the session."""
@@ -51,6 +52,8 @@ _NOT_OF_ENUMS = frozenset(
 """Attributes of enumerations that follow from their members, or get each combination of flags when it is first made."""
 
 _NOT_OF_MEMBERS = ADDED_TO_MEMBERS | {"__objclass__"}
+
+_NOT_OF_WRAPPERS = (OWN_ATTRIBUTES - {"__wrapped__"}) | {"__annotations__", "__annotate__", "__type_params__"}
 
 _LOCKS = (type(Lock()), type(RLock()))
 
@@ -78,6 +81,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=False))
     cells.pop("__classdict__", None)  # of a method: the class has the same
     hasher.add_named(b"closure", cells, f"the variable {{}} around {name}()")
+    meets = hasher.scope.meets_function
     uses = code_usage(code)
     found = {key: function.__globals__[key] for key in uses.globals if key in function.__globals__}
     package = function.__globals__.get("__package__")
@@ -89,6 +93,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     if hasher.is_new(function.__globals__):
         hasher.feed(b"namespace")
     hasher.add_named(b"globals", found, f"the global {{}} of {name}()")
+    hasher.scope.meets_function = meets  # all code of a worker has the same globals, however it came there
 
 
 def _add_memory(hasher: Hasher, modules: Iterable[str], names: frozenset[str]) -> None:
@@ -129,7 +134,11 @@ def add_class(hasher: Hasher, kind: type) -> None:
         return
     hasher.text(b"class", kind.__qualname__)
     hasher.add_all(b"bases", (type(kind), *kind.__bases__))
-    attributes = {name: value for name, value in vars(kind).items() if name not in _NOT_OF_CLASSES}
+    attributes = {
+        name: value
+        for name, value in vars(kind).items()
+        if name not in _NOT_OF_CLASSES and not (name in ADDED_TO_CLASSES and value in (None, {}))
+    }
     if isinstance(kind, EnumMeta):
         members: dict[str, Any] = dict(kind.__members__)
         hasher.add(members)
@@ -173,8 +182,7 @@ def add_special(hasher: Hasher, value: Any) -> bool:
 
 def _add_wrapper(hasher: Hasher, wrapper: Any, content: dict[str, Any]) -> None:
     """Add a wrapper of functools, without its cache."""
-    attributes = {name: value for name, value in vars(wrapper).items() if name not in OWN_ATTRIBUTES - {"__wrapped__"}}
-    attributes.pop("__annotations__", None)
+    attributes = {name: value for name, value in vars(wrapper).items() if name not in _NOT_OF_WRAPPERS}
     hasher.text(b"wrapper", type(wrapper).__name__)
     parameters = getattr(wrapper, "cache_parameters", None)
     hasher.add(None if parameters is None else parameters())

@@ -16,7 +16,7 @@ import inspect
 import marshal
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
@@ -35,7 +35,7 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 FUNCTIONS_MAX = 256
 """Number of functions whose digests are kept. They are kept alive as long."""
 
-_VERSION = 3
+_VERSION = 4
 """The way in which keys are made: results whose keys were made in another way are not found."""
 
 _MARSHAL_VERSION = 0
@@ -88,13 +88,18 @@ class Keys:
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
-            hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, kwargs, inputs, unimported))
+            hasher.update(b"other" + self._hasher_of(fn, changing, args, kwargs, inputs, unimported).digest())
         return hasher.digest()
 
     def of_rows(
         self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], cores: int, result_of: str, inputs: list[Entry]
-    ) -> Iterator[bytes]:
-        """Yield the keys of calls of one function, as `of_call` returns them."""
+    ) -> list[bytes] | None:
+        """Return the keys of calls of one function that travel in batches, as `of_call` returns them.
+
+        Returns:
+            None: An argument is, or holds, an object that the function has, too. In a batch it would be another one.
+        """
+        keys = []
         unimported: set[str] = set()
         begin, changing = self._begin(fn, cores, result_of, unimported)
         for args in rows:
@@ -102,8 +107,12 @@ class Keys:
             if is_plain(args):
                 hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
             else:
-                hasher.update(b"other" + self._digest_of_arguments(fn, changing, args, {}, inputs, unimported))
-            yield hasher.digest()
+                of_arguments = self._hasher_of(fn, changing, args, {}, inputs, unimported)
+                if of_arguments.scope.meets_function:
+                    return None
+                hasher.update(b"other" + of_arguments.digest())
+            keys.append(hasher.digest())
+        return keys
 
     def _begin(
         self, fn: Callable[..., Any], cores: int, result_of: str, unimported: set[str]
@@ -116,7 +125,7 @@ class Keys:
             hasher.update(b"%d %b" % (cores, result_of.encode()))
         return hasher, changing
 
-    def _digest_of_arguments(
+    def _hasher_of(
         self,
         fn: Callable[..., Any],
         changing: Hasher | None,
@@ -124,8 +133,8 @@ class Keys:
         kwargs: Mapping[str, Any],
         inputs: list[Entry] | None,
         unimported: set[str],
-    ) -> bytes:
-        """Return the digest of arguments.
+    ) -> Hasher:
+        """Return a hasher of arguments.
 
         The order of keyword arguments counts, unless the function is known to name all that it takes.
         """
@@ -135,6 +144,7 @@ class Keys:
             self._runs_here,
             unimported=unimported,
             inputs=[] if inputs is None else inputs,
+            of_function=0 if changing is None else changing.count,
         )
         hasher = Hasher(scope, changing)
 
@@ -147,7 +157,7 @@ class Keys:
             hasher.add_named(b"kwargs", kwargs, "the argument {}")
 
         guarded("arguments", add)
-        return hasher.digest()
+        return hasher
 
 
 def is_plain(args: tuple[Any, ...]) -> bool:
@@ -220,7 +230,6 @@ class FunctionDigests:
         """Return the digest of a function together with values."""
         digest, changing = self.digest(fn, scope.unimported)
         hasher = Hasher(scope, changing)
-        hasher.keep(changing)
         guarded("values", lambda: hasher.add_all(b"with", (digest, *values)))
         return hasher.digest(), hasher
 

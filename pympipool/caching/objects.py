@@ -28,7 +28,9 @@ def add_object(hasher: Hasher, value: Any) -> None:
     """
     kind = type(value)
     if issubclass(kind, type):
+        meets = hasher.scope.meets_function
         add_class(hasher, value)
+        hasher.scope.meets_function = meets  # a worker has each class once, whatever has brought it
     elif isinstance(value, Future):
         _add_future(hasher, value)
     elif issubclass(kind, (set, frozenset)) and kind.__reduce__ in _SET_REDUCERS:
@@ -85,7 +87,7 @@ def add_reduced(hasher: Hasher, value: Any) -> None:
 
 def _add_global(hasher: Hasher, value: Any, name: str) -> None:
     """Add an object that pickle stores as its name in a module, such as a compiled function, and the module."""
-    module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    module = _module_of(value, name)
     path = resolve_qualname(module, name)
     if type(value).__module__ != "typing" and (not path or path[-1][2] is not value):
         raise UnhashableError(f"{name!r} of type {type_name(type(value))}, which its module does not have")
@@ -94,3 +96,12 @@ def _add_global(hasher: Hasher, value: Any, name: str) -> None:
         add_module_named(hasher, module)
     if module == "__main__" or sees_memory(hasher, module):
         hasher.add_all(b"instance", (type(value), getattr(value, "__dict__", None)))
+
+
+def _module_of(value: Any, name: str) -> str:
+    """Return the module in which pickle finds an object; numpy for its functions, which modules of the user's may have, too."""
+    numpy: Any = sys.modules.get("numpy")
+    if type(value) is getattr(numpy, "ufunc", None) and vars(numpy).get(name) is value:
+        return "numpy"
+    module: str = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    return module

@@ -22,7 +22,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,6 +76,8 @@ class Scope:
             of other modules is no part of the digest.
         inputs: The entries of the calls of futures.
         in_sets: How many objects were met so deep in sets in sets that their number is limited (`IN_SETS_MAX`).
+        of_function: How many objects the function has: their numbers are the first ones.
+        meets_function: One of these is among the arguments, too; classes and what code refers to do not count.
     """
 
     takes_futures: bool = True
@@ -85,6 +87,8 @@ class Scope:
     unimported: set[str] = field(default_factory=set)
     inputs: list[Entry] = field(default_factory=list)
     in_sets: int = 0
+    of_function: int = 0
+    meets_function: bool = False
 
 
 class Hasher:
@@ -92,17 +96,24 @@ class Hasher:
 
     Args:
         scope: What holds for them.
-        parent: The hasher that has met other values first, and lives as long; None for values by themselves.
+        parent: The hasher that has met other values first, and meets no more meanwhile; None for values by themselves.
     """
 
     def __init__(self, scope: Scope | None = None, parent: Hasher | None = None) -> None:
         self.scope = Scope() if scope is None else scope
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self._numbers: dict[int, int] = {} if parent is None else dict(parent._numbers)
+        self._parent = parent
+        self._numbers: dict[int, int] = {}  # of what the parent has not met
+        self._first_number: int = 0 if parent is None else parent.count
         # What has a number that is another one in other sessions.
         self._ambiguous: frozenset[int] = frozenset() if parent is None else parent._ambiguous
         self._kept: list[Any] = []
         self._depth = 0  # of sets
+
+    @property
+    def count(self) -> int:
+        """How many objects this hasher and its parents have met."""
+        return self._first_number + len(self._numbers)
 
     def digest(self) -> bytes:
         """Return the digest of all that was added."""
@@ -168,56 +179,72 @@ class Hasher:
         Raises:
             UnhashableError: A value has no digest, or what is in no order was met again.
         """
-        count = len(self._numbers)
-        digested = []
+        digests = []
+        met: list[tuple[bytes, Hasher]] = []  # a set of a million strings must not keep as many hashers
         for value in values:
             hasher = Hasher(self.scope, self)
             hasher._depth = self._depth + 1
             hasher.add(value)
-            digested.append((hasher.digest(), hasher))
-        digested.sort(key=itemgetter(0))
-        self.feed(tag, b"".join(digest for digest, _ in digested))
-        digested = [(digest, hasher) for digest, hasher in digested if len(hasher._numbers) > count]
-        for _, group in groupby(digested, key=itemgetter(0)):
+            digests.append(hasher.digest())
+            if hasher._numbers:
+                met.append((digests[-1], hasher))
+        self.feed(tag, b"".join(sorted(digests)))
+        met.sort(key=itemgetter(0))
+        for _, group in groupby(met, key=itemgetter(0)):
             alike = [hasher for _, hasher in group]
             if len(alike) > 1:
-                found = [set(islice(hasher._numbers.items(), count, None)) for hasher in alike]
+                found = [set(hasher._numbers.items()) for hasher in alike]
                 in_some = found[0].union(*found) - found[0].intersection(*found)
                 self._ambiguous |= {place for place, _ in in_some}
             for hasher in alike:
                 self._ambiguous |= hasher._ambiguous
                 self.keep(hasher._kept)
-                for place, number in islice(hasher._numbers.items(), count, None):
+                for place, number in hasher._numbers.items():
                     known = self._number_of(place)
                     if known is not None:
                         self.feed(b"shared", b"%d %d" % (number, known))
                     else:
-                        self._numbers[place] = len(self._numbers)
+                        self._numbers[place] = self.count
 
     def _number_of(self, place: int) -> int | None:
         """Return the number of an object that was met before, else None."""
-        number = self._numbers.get(place)
-        if number is not None and place in self._ambiguous:
-            raise UnhashableError("objects of a set that differ in nothing, if one of them is met again")
-        return number
+        hasher: Hasher | None = self
+        while hasher is not None:
+            number = hasher._numbers.get(place)
+            if number is not None:
+                if place in self._ambiguous:
+                    raise UnhashableError("objects of a set that differ in nothing, if one of them is met again")
+                return number
+            hasher = hasher._parent
+        return None
 
     def is_new(self, value: Any) -> bool:
         """Return True at the first time for an object; else add its number."""
         number = self._number_of(id(value))
         if number is not None:
             self.feed(b"again", b"%d" % number)
+            if number < self.scope.of_function and not _is_code(value):
+                self.scope.meets_function = True
             return False
         if self._depth > DEPTH_OF_SETS:
             self.scope.in_sets += 1
             if self.scope.in_sets > IN_SETS_MAX:
                 raise UnhashableError("sets of objects that have sets of each other")
-        self._numbers[id(value)] = len(self._numbers)
+        self._numbers[id(value)] = self.count
         self.keep(value)
         return True
 
     def keep(self, value: Any) -> None:
         """Keep a value alive, so that its id is that of no other one."""
         self._kept.append(value)
+
+
+def _is_code(value: Any) -> bool:
+    """Return True for classes, and functions without variables around them: in a worker, what they refer to is one anyway."""
+    kind = type(value)
+    return issubclass(kind, (type, types.BuiltinFunctionType)) or (
+        kind is types.FunctionType and value.__closure__ is None
+    )
 
 
 def digest_of(*values: Any, scope: Scope | None = None) -> bytes:
@@ -346,7 +373,8 @@ ADDERS: dict[type, _Adder] = {
 def _add_immutable(hasher: Hasher, value: Any) -> bool:
     """Add a scalar or a dtype of numpy: it makes no difference whether two of them are one object. Return False for others."""
     numpy: Any = sys.modules.get("numpy")
-    if numpy is None or not issubclass(type(value), (numpy.generic, numpy.dtype)):
+    generic = getattr(numpy, "generic", None)  # another thread may be importing numpy
+    if generic is None or not issubclass(type(value), (generic, getattr(numpy, "dtype", generic))):
         return False
     from pympipool.caching import numpy_values
 

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import typing
 
 import numpy as np
 
@@ -67,6 +68,18 @@ class Model(Base):
     @classmethod
     def of_class(cls, x):
         return cls(x)
+
+
+T = typing.TypeVar("T")
+
+
+class Loader(typing.Generic[T]):
+    def kind(self):
+        return typing.get_args(type(self).__orig_bases__[0])[0]
+
+
+class Ints(Loader[int]):
+    pass
 
 
 @dataclasses.dataclass
@@ -154,6 +167,7 @@ def f(x, y=22, *, z=23):
         values.append(closed(x) + partly(x) + twice(x) + nested(x) + y + z + f.attribute)
         values.append(module.function(x) + from_module(x) + package.part.function(x) + profile.value)
         values.append([OBJECTS, TWO_LISTS, TWO_BUFFERS, TWO_TUPLES, TWO_NUMBERS, closed_too])
+        values.append(Ints().kind())
         values.append(isinstance(x, Abstract) + isinstance(x, Other) + isinstance(x, Alone))
         values.append(alone(x) + ONLY.value + importlib.import_module('dynamically').value)
     except ValueError:

@@ -1,6 +1,7 @@
 """Keys tell whether two objects are one: calls that change one of them see it."""
 
 import array
+import dataclasses
 import functools
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from pympipool.caching.keys import Keys
 from pympipool.caching.values import UnhashableError, digest_of
+
+ITEMS = [1]
 
 
 class Instance:
@@ -82,10 +85,32 @@ def test_an_argument_may_belong_to_the_function(make):
     keys = Keys()
     function, values = make()
     same = keys.of_call(function, (values,), {}, 1, "all")
-    assert same != keys.of_call(function, ([1],), {}, 1, "all")
+    different = keys.of_call(function, ([1],), {}, 1, "all")
+    assert same != different
+    assert keys.of_rows(function, [([1],), ([1],)], 1, "all", []) == [different] * 2
+    assert keys.of_rows(function, [([1],), (values,)], 1, "all", []) is None  # in a batch it would be another object
     function, values = make()
     assert same == keys.of_call(function, (values,), {}, 1, "all")
-    assert [same] == list(keys.of_rows(function, [(values,)], 1, "all", []))
+
+
+def test_rows_may_share_code_with_the_function():
+    @dataclasses.dataclass
+    class Local:
+        x: int = 1
+
+        def method(self):
+            return ITEMS
+
+    @dataclasses.dataclass
+    class Other:
+        y: int = 2
+
+        def method(self):
+            return ITEMS
+
+    function = functools.partial(lambda one, other: (ITEMS, other), Local())
+    assert len(Keys().of_rows(function, [(Local(),), (Other(),), (lambda: ITEMS,), (np.ones(3),)], 1, "all", [])) == 4
+    assert Keys().of_rows(function, [(ITEMS,)], 1, "all", []) is None
 
 
 # ---- items of sets that differ in nothing: nothing tells in another session which of them is meant ----

@@ -236,6 +236,30 @@ def test_closed_executors_answer_no_map(make_block, ran):
         exe.map(square, range(3), [ran] * 3)
 
 
+def test_arrays_stay_read_only(make_batches):
+    arrays = [np.arange(20_000) for _ in range(4)]
+    for array in arrays[::2]:
+        array.flags.writeable = False
+    with make_batches() as exe:
+        assert list(exe.map(lambda array: array.flags.writeable, arrays)) == [False, True] * 2
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_an_argument_stays_the_object_of_the_function(make_block, options):
+    def session(ask):
+        values = [1]
+
+        def extend(others):
+            values.append(2)
+            return len(others)
+
+        with make_block() as exe:
+            return ask(exe, extend, values)
+
+    assert session(lambda exe, fn, values: list(exe.map(fn, [values] * 2, **options))) == [2, 2]
+    assert session(lambda exe, fn, values: exe.submit(fn, values).result()) == 2
+
+
 def test_an_empty_map_has_no_results(make_block):
     with make_block() as exe:
         assert list(exe.map(square, [], [])) == []

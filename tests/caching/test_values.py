@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 import uuid
 from concurrent.futures import Future
@@ -115,6 +116,24 @@ def registered():
     abstract, other = abstract_and_other()
     abstract.register(other)
     return abstract, other
+
+
+def made(**attributes):
+    class Made:
+        pass
+
+    for name, value in attributes.items():
+        setattr(Made, name, value)
+    return Made
+
+
+def cached(annotate):
+    @functools.lru_cache
+    def function(x):
+        return x
+
+    function.__annotate__ = annotate
+    return function
 
 
 _of_numpy = importlib.import_module(
@@ -308,6 +327,9 @@ EQUAL = {
     "one dtype twice, and two": ([np.dtype([("a", "i4")])] * 2, [np.dtype([("a", "i4")]), np.dtype([("a", "i4")])]),
     "one tuple twice, and two": ([("1", "a")] * 2, [("1", "a"), tuple("1a")]),
     "classes that are registered with abstract ones": (registered(), registered()),
+    "a class whose annotations were read, without any": (made(), made(__annotations__={})),
+    "namespaces that a class statement has left": [made(__classdictcell__=types.CellType({"line": n})) for n in (1, 2)],
+    "annotations of a function with a cache": (cached(lambda _: {}), cached(lambda _: {"x": int})),
 }
 
 WITHOUT_DIGEST = {
@@ -371,6 +393,36 @@ def test_digests_follow_changes_of_mutable_values():
     before = digest_of(values)
     values["a"][0][77_777] = 1
     assert digest_of(values) != before
+
+
+@pytest.mark.parametrize(
+    ("make", "bytes_max"), [(str, 300_000), (lambda n: Slotted([n]), 2_000_000)], ids=["strings", "instances"]
+)
+def test_sets_take_little_memory(make, bytes_max):
+    """Each item is digested by itself; but what was met before is not copied for it."""
+    met, items = [[] for _ in range(500)], {make(n) for n in range(500)}
+    digest_of(items)  # imports what this needs
+    tracemalloc.start()
+    try:
+        digest_of(met, items)
+        assert tracemalloc.get_traced_memory()[1] < bytes_max
+    finally:
+        tracemalloc.stop()
+
+
+def test_functions_of_numpy_have_one_name(monkeypatch):
+    monkeypatch.delitem(getattr(np.add, "__dict__", {}), "__module__", raising=False)  # other versions do not have it
+    before = digest_of(np.add)
+    first = types.ModuleType("first")
+    first.add = np.add  # a module of the user's that was imported before numpy
+    monkeypatch.setattr(sys, "modules", {"first": first, **sys.modules})
+    assert digest_of(np.add) == before
+
+
+def test_values_have_digests_while_numpy_is_imported(monkeypatch):
+    before = digest_of(Slotted(1))
+    monkeypatch.setitem(sys.modules, "numpy", types.ModuleType("numpy"))  # as another thread has begun to
+    assert digest_of(Slotted(1)) == before
 
 
 def test_flags_are_the_same_after_combinations_were_made():
