@@ -162,8 +162,9 @@ def test_end_of_a_host_loses_its_calls_only(make_executor, hosts, gate, block_al
         hosts.end("hostb")
     else:
         (starter,) = [process for process in starters() if any("hostb" in word for word in process.cmdline())]
+        is_ssh = starter.name() == "ssh"
         starter.kill()
-        if starter.name() == "ssh":  # the agent has its own connection, and goes on without ssh
+        if is_ssh:  # the agent has its own connection, and goes on without ssh
             gate.open(2)
             assert sorted(call.result() for call in calls) == [*NAMES]
             return

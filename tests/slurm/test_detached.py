@@ -134,6 +134,7 @@ print([getattr(call.exception(), "words", None) for call in calls])
     assert stdout == "[None, None, 'CANCELLED', None]\n", stderr
 
 
+@LONG
 def test_a_requeued_task_of_an_array_runs_again(cluster, project):
     code = """
 exe = executor()
