@@ -191,7 +191,7 @@ class Relay:
         """Find out the addresses of this host. In a thread of its own, as servers may be asked that do not answer."""
         try:
             self._hosts = own_addresses() or [_LOOPBACK]
-        except Exception as error:
+        except Exception as error:  # in whatever way a name server's answer is wrong: the start of the relay tells it
             self._search_error = error
 
     def _note_addresses(self) -> None:

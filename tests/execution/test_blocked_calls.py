@@ -102,8 +102,9 @@ def test_results_at_hand_are_those_of_submit(executor, pending):
 
 def test_one_object_arrives_as_one_object(executor, pending):
     shared = [1]
-    parts = executor.submit(lambda *args: [args[0] is args[1]["x"], args[2] is args[3][0]], shared, {"x": shared},
-                            pending, [pending])  # fmt: skip
+    parts = executor.submit(
+        lambda *args: [args[0] is args[1]["x"], args[2] is args[3][0]], shared, {"x": shared}, pending, [pending]
+    )
     pending.set_result([2])
     assert parts.result(TIMEOUT_S) == [True, True]
 

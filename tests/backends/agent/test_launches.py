@@ -19,9 +19,8 @@ class Launcher:
     host_count = 3
 
     def start(self, request, environment, hosts):
-        none = lambda *_: None  # noqa: E731
         streams = {"stdout": io.BytesIO(), "stderr": io.BytesIO()}
-        return SimpleNamespace(poll=none, on_connected=none, has_started=lambda: True, **streams)
+        return SimpleNamespace(poll=lambda: None, on_connected=lambda: None, has_started=lambda: True, **streams)
 
     def environment(self, environment):
         return environment
