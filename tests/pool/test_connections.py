@@ -12,8 +12,9 @@ from pympipool._util.service_threads import flush_records
 from pympipool.pool import connections, event_loop
 from pympipool.pool.connections import ControlConnections
 from pympipool.pool.event_loop import EventLoop, HandlerGroup
-from pympipool.transport.control_server import Connection, Listener
+from pympipool.transport.control_server import Connection
 from pympipool.transport.frames import encode_hello
+from support.unseen_listener import UnseenListener
 from support.waiting import wait_until
 from transport.connections import LIMIT_S, connect_to, is_dropped
 
@@ -32,7 +33,7 @@ class Master:
     def __init__(self):
         self.workers = {}
         self.connected = []
-        self.listener = Listener()
+        self.listener = UnseenListener()
         self.loop = EventLoop("tested_loop", at_exit=lambda: None)
         self._connections = ControlConnections(self.listener, self.loop, self)
         self._connections.listen()

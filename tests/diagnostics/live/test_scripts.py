@@ -10,6 +10,7 @@ from pympipool import Executor, share
 from pympipool.diagnostics.live import report, scripts
 from pympipool.diagnostics.live.scripts import find_scripts
 from pympipool.transport.frames import VIEWER_MAGIC
+from support.unseen_listener import UnseenListener
 from support.waiting import LIMIT_S, wait_until
 
 
@@ -101,3 +102,9 @@ def test_what_is_no_status_is_left_out():
         before = time.monotonic()
         find_scripts(os.getpid())  # it does not answer
         assert time.monotonic() - before < LIMIT_S
+
+
+def test_listeners_of_other_tests_are_not_asked():
+    listener = UnseenListener()
+    assert f"\0{listener.address.removeprefix('@')}" not in scripts._addresses()
+    listener.close()
