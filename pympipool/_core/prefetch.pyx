@@ -116,12 +116,14 @@ cdef class Prefetch:
     # ---- recall ----
 
     cpdef int64_t recall_due_ns(self, bint is_one_held) noexcept:
-        """Return the time (of `time.monotonic_ns`) at which calls behind the running one are to be recalled; 0: there are none.
+        """Return the time (of `time.monotonic_ns`) at which calls behind the running one are to be recalled; 0: none can be.
 
         Args:
-            is_one_held: There is one that was not sent.
+            is_one_held: There is a message that was not sent.
         """
         if self.recall_requested or not (self.count > 1 or (self.count and is_one_held)):
+            return 0
+        if self.call(0).estimate_ns == UNKNOWN_NS:  # `stop`: what is held still is no call, but the order to exit
             return 0
         return self.progress_ns + max(<int64_t>PMP_OVERDUE_NS, 2 * self.call(0).estimate_ns)
 

@@ -130,6 +130,23 @@ def test_long_calls_are_not_sent_ahead(sides):
     assert sides.queue.recall_due_ns == 0
 
 
+def test_nothing_is_recalled_when_only_the_end_waits(sides):
+    """A worker that is one too many runs a call that takes longer than expected."""
+    sides.call(1)
+    sides.forward()
+    sides.answer(frame(result(1, 1000)))
+    sides.call(2)
+    sides.forward()
+    assert sides.master.send(ring.END, 0, 0, [b""], 0)
+    assert sides.forward() == []
+    assert sides.queue.recall_due_ns > 0  # it might be a call
+    sides.queue.return_held()
+    sides.queue.prefetch.stop()
+    assert sides.queue.recall_due_ns == 0
+    sides.answer(frame(result(2, 5 * MS)))
+    assert [message[0] for message in sides.queue.sent] == [ring.END]
+
+
 def test_many_answers_of_one_frame(sides):
     sides.call(0)
     sides.forward()

@@ -9,6 +9,7 @@ import pytest
 
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp.agent_loop import AgentLoop, AgentLoops
+from pympipool.transport.tcp.call_forwarder import CallForwarder
 from pympipool.transport.tcp.relay import Relay
 from transport.connections import connected_streams
 
@@ -56,3 +57,19 @@ def test_nothing_is_left_of_unattached_agent(kind, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == before
     for end in (*ends, *keepalives, theirs, loop, relay._listener, relay._wake_receiver, relay._wake_sender):
         end.close()
+
+
+@pytest.mark.parametrize(("kind", "work"), [(AgentLoop, "serve_round"), (CallForwarder, "_forward")])
+def test_relay_that_ends_by_a_fault_tells_it(kind, work, monkeypatch, capsys):
+    def fail(*_):
+        raise OverflowError("timeout is too large")
+
+    codes: list[int] = []
+    monkeypatch.setattr(kind, work, fail)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    thread = kind()
+    thread._run(*[None] * (kind is CallForwarder))
+    assert codes == [1]
+    assert "OverflowError: timeout is too large" in capsys.readouterr().err
+    if kind is AgentLoop:
+        thread.close()

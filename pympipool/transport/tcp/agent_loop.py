@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import socket
+import sys
 import threading
 from math import inf
 from time import monotonic
@@ -87,7 +88,8 @@ class AgentLoop:
         try:
             while True:
                 self.serve_round()
-        finally:  # a relay that serves no agents is worse than none
+        except BaseException:  # a relay that serves no agents is worse than none
+            sys.excepthook(*sys.exc_info())
             os._exit(1)
 
     def serve_round(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from time import sleep
 from typing import TYPE_CHECKING, NoReturn
@@ -69,7 +70,8 @@ class CallForwarder:
     def _run(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:
         try:
             self._forward(group)
-        finally:  # a relay that forwards no calls is worse than none
+        except BaseException:  # a relay that forwards no calls is worse than none
+            sys.excepthook(*sys.exc_info())
             os._exit(1)
 
     def _forward(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:

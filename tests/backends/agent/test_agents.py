@@ -20,7 +20,7 @@ from pympipool.backends.agent import agents as module
 from pympipool.backends.agent import launches
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
-from support.calls import hold, pid, square
+from support.calls import hold, hold_or_square, pid, square
 from support.loopback_agents import CORES, LoopbackAgentsBackend
 from support.loopback_tcp import run_before_relay
 from support.processes import own_processes, still_alive
@@ -147,6 +147,22 @@ def test_death_is_told_with_signal_and_words(make_executor):
 def test_each_call_has_its_own_process(make_executor):
     exe, _ = make_executor(block_allocation=False)
     assert len(set(exe.map(pid, range(60)))) == 60
+
+
+def test_workers_retired_in_long_calls_finish_them(make_executor, gate):
+    exe, backend = make_executor(4, block_allocation=True)
+    wait_until(lambda: len(exe.info["workers"]) == 4)
+    for _ in range(50):
+        short = [exe.submit(hold_or_square, gate.path, i, held=-1) for i in range(4)]
+        assert [call.result() for call in short] == [0, 1, 4, 9]
+    calls = [exe.submit(hold_or_square, gate.path, i, held=i) for i in range(4)]
+    gate.wait_until_begun(4)
+    exe.max_workers = 1
+    time.sleep(0.02)  # the relay notices that the calls take longer than those before
+    gate.open(4)
+    assert [call.result() for call in calls] == [0, 1, 4, 9]
+    wait_until(lambda: len(exe.info["workers"]) == 1)
+    assert backend.launcher.launches == [None]
 
 
 def test_cancelled_call_waits_for_no_slot(make_executor, gate):
