@@ -31,9 +31,10 @@ CARRIER = "panda3d"
 
 PACKAGES = [
     *("cloudpickle", "numpy==2.1.3", "psutil", "pytest", "pytest-timeout", "colorama", "xxhash"),
-    *("hypothesis", "joblib", "tqdm", "jsonschema"),
+    *("hypothesis", "joblib", "tqdm", "jsonschema", "impi-rt"),
 ]
-"""What the tests need; pytest needs colorama on Windows. Later versions of numpy call a function that Wine 10 does not have."""
+"""What the tests need; pytest needs colorama on Windows. Later versions of numpy call a function that Wine 10 does not have.
+Of Intel MPI (impi-rt) only mpiexec runs there."""
 
 TARGET = "x86_64-windows-gnu"
 ZIG = [sys.executable, "-m", "ziglang"]

@@ -93,6 +93,15 @@ OPEN_FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | 
 SIGKILL = 9
 """The signal that kills. On Windows, which has none, `os.kill` with this number ends a process with it as exit code."""
 
+MPI_PACKAGE = "mpich"
+"""The package of PyPI that brings an MPI library with its mpiexec."""
+
+PROGRAM_SUFFIX = ""
+"""What the names of programs end with."""
+
+if IS_WINDOWS:
+    MPI_PACKAGE, PROGRAM_SUFFIX = "impi-rt", ".exe"
+
 POLLS_PIPES = not IS_WINDOWS
 """A thread can wait for pipes: `select.poll` takes them."""
 
@@ -140,5 +149,5 @@ def need_unix(what: str) -> None:
     if IS_WINDOWS:
         raise ValueError(
             f"{what}, which pympipool does not have on Windows: leave it out, or run the script in WSL, which is Linux. On Windows,"
-            " workers are single processes of this machine, and nothing outlives the script"
+            " workers are processes of this machine, and nothing outlives the script"
         )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pympipool._util.import_path import import_path
+from pympipool._util.platform import MPI_PACKAGE, PROGRAM_SUFFIX
 from pympipool._util.subprocesses import run
 from pympipool.errors import WorkerStartError
 
@@ -29,7 +30,7 @@ PROBE_TIMEOUT_S = 60.0
 file system of a busy cluster."""
 
 REMEDY = (
-    "`pip install mpi4py mpich` brings mpi4py together with an MPI library and its mpiexec; on a cluster with"
+    f"`pip install mpi4py {MPI_PACKAGE}` brings mpi4py together with an MPI library and its mpiexec; on a cluster with"
     " an MPI of its own, load that MPI and `pip install mpi4py`"
 )
 
@@ -44,7 +45,13 @@ try:
     with open("/proc/self/maps") as maps:
         paths = [line.split(maxsplit=5)[-1].strip() for line in maps if "libmpi" in line]
 except OSError:
-    pass
+    import ctypes
+    if hasattr(ctypes, "WinDLL"):
+        name, kernel = ctypes.create_unicode_buffer(1 << 15), ctypes.WinDLL("kernel32")
+        kernel.GetModuleHandleW.restype = ctypes.c_void_p
+        for library in map(kernel.GetModuleHandleW, ("impi.dll", "msmpi.dll")):
+            if library and kernel.GetModuleFileNameW(ctypes.c_void_p(library), name, len(name)):
+                paths.append(name.value)
 print(json.dumps([MPI.Get_library_version(), paths[0] if paths else ""]))
 """
 
@@ -54,6 +61,7 @@ class Kind(Enum):
 
     HYDRA = "MPICH"  # and its relatives: Intel MPI, MVAPICH
     OPEN_MPI = "Open MPI"
+    MS_MPI = "MS-MPI"  # of Windows
 
 
 class Library(NamedTuple):
@@ -65,7 +73,8 @@ class Library(NamedTuple):
     @property
     def kind(self) -> Kind:
         """The family that the library belongs to."""
-        return Kind.OPEN_MPI if self.version.startswith("Open MPI") else Kind.HYDRA
+        beginnings = {"Open MPI": Kind.OPEN_MPI, "Microsoft MPI": Kind.MS_MPI}
+        return next((kind for begin, kind in beginnings.items() if self.version.startswith(begin)), Kind.HYDRA)
 
 
 class Launcher(NamedTuple):
@@ -78,6 +87,7 @@ class Launcher(NamedTuple):
 _NAMES = {
     Kind.HYDRA: ("mpiexec.hydra", "mpiexec.mpich", "mpiexec"),
     Kind.OPEN_MPI: ("mpiexec.openmpi", "mpirun.openmpi", "mpiexec", "mpirun"),
+    Kind.MS_MPI: ("mpiexec",),
 }
 """The names of mpiexec in each family. The first are those used where several MPIs are installed side by side, as they
 are unambiguous."""
@@ -85,8 +95,9 @@ are unambiguous."""
 _VERSION_MARKS = {
     Kind.HYDRA: ("hydra", "mpich", "intel(r) mpi", "mvapich"),
     Kind.OPEN_MPI: ("open mpi", "openrte", "prrte"),
+    Kind.MS_MPI: ("microsoft mpi",),
 }
-"""Words in the output of `mpiexec --version` that identify its family, in lower case."""
+"""Words in the output of `mpiexec --version` that identify its family, in lower case. That of MS-MPI knows only `-help`."""
 
 
 def loaded_library() -> Library:
@@ -188,7 +199,7 @@ def _candidates(library: Library) -> Iterator[Path]:
     near = [folder / "bin" for folder in list(Path(library.path).parents)[1:4]] if library.path else []
     search = map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep))
     for folder in dict.fromkeys([*near, Path(sys.executable).parent, *search]):
-        for name in _NAMES[library.kind]:
+        for name in (f"{name}{PROGRAM_SUFFIX}" for name in _NAMES[library.kind]):
             if (folder / name).is_file() and os.access(folder / name, os.X_OK):
                 yield folder / name
 
@@ -196,9 +207,12 @@ def _candidates(library: Library) -> Iterator[Path]:
 @functools.lru_cache(maxsize=32)
 def _kind_of(path: str) -> Kind | None:
     """Return the family that an mpiexec reports; None if its output names none."""
-    try:
-        answer = run([path, "--version"], timeout=PROBE_TIMEOUT_S, stderr=subprocess.STDOUT)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    output = answer.stdout.lower()
-    return next((kind for kind, marks in _VERSION_MARKS.items() if any(mark in output for mark in marks)), None)
+    for option in ("--version", "-help"):
+        try:
+            output = run([path, option], timeout=PROBE_TIMEOUT_S, stderr=subprocess.STDOUT).stdout.lower()
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        for kind, marks in _VERSION_MARKS.items():
+            if any(mark in output for mark in marks):
+                return kind
+    return None

@@ -164,7 +164,7 @@ class WorkerProcess(ABC):
         """Kill at once what can be reached from here of a worker, one of whose hosts does not answer."""
         self.kill()
 
-    def add_rank(self, pid: int) -> None:  # noqa: B027  most spawners know their processes
+    def add_rank(self, rank: int, pid: int) -> None:  # noqa: B027  most spawners know their processes
         """Take the process id, on its host, of a rank that is ready."""
 
     @abstractmethod

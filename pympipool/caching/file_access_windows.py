@@ -13,6 +13,7 @@ import _winapi
 import msvcrt
 import os
 import sys
+import time
 from contextlib import contextmanager, suppress
 
 from pympipool._util.platform import OPEN_FLAGS
@@ -38,6 +39,10 @@ BYTES_MAX = 1 << 30
 
 REPLACED_MAX = 10
 """How often a file is moved out of the way that another process puts there at the same time."""
+
+SCAN_PAUSE_S = 0.02
+"""Pause before a file is renamed that another program has open: one that looks for viruses opens what was just written. With each
+further try the pause gets longer by as much."""
 
 
 def open_to_read(path: str) -> int:
@@ -80,16 +85,23 @@ def replace(path: str, new_path: str, folder: str) -> None:
         path, new_path: The old name, and the new one.
         folder: For what cannot be removed yet.
     """
-    for _ in range(REPLACED_MAX):
+    for tries in range(1, REPLACED_MAX + 1):
         try:
             os.replace(path, new_path)
             return
-        except PermissionError:  # the file of that name is open or mapped; or something else is wrong, and stays so
-            if not os.path.exists(new_path):
-                raise
-            with suppress(FileNotFoundError):
-                remove(new_path, folder)
+        except PermissionError:  # one of the two is open or mapped; or something else is wrong, and stays so
+            if not _is_moved_away(new_path, folder):
+                time.sleep(tries * SCAN_PAUSE_S)
     os.replace(path, new_path)
+
+
+def _is_moved_away(path: str, folder: str) -> bool:
+    """Remove a file; return False if that is not possible, or if there is none."""
+    try:
+        remove(path, folder)
+        return True
+    except (FileNotFoundError, PermissionError):
+        return False
 
 
 def remove(path: str, folder: str) -> None:

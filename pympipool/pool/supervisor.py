@@ -297,7 +297,7 @@ class Supervisor:
         match frame:
             case ("ready", rank_info):
                 worker.ready_ranks[rank] = rank_info
-                worker.process.add_rank(rank_info["pid"])
+                worker.process.add_rank(rank, rank_info["pid"])
                 if len(worker.ready_ranks) == worker.request.ranks and worker.state is State.STARTING:
                     worker.state = State.SERVING
                     worker.hand_over_link()

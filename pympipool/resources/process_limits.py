@@ -32,9 +32,9 @@ PROCESSES_PER_RANK = 2
 PROCESSES_BESIDE = 16
 """The same for everything else: the master's threads, the fork server, launchers."""
 
-WORKERS_MAX = 400
-"""Most workers of an executor on Windows, where `select` takes 512 sockets. The others are for connections that have not proved yet
-whose they are."""
+RANKS_MAX = 400
+"""Most ranks of all workers of an executor on Windows, where `select` takes 512 sockets. The others are for connections that
+have not proved yet whose they are."""
 
 
 def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Iterator[str]:
@@ -49,13 +49,15 @@ def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Itera
         For each hard limit that is too low: how many workers fit, and what to do.
 
     Raises:
-        ValueError: On Windows, more than `WORKERS_MAX`.
+        ValueError: On Windows, more than `RANKS_MAX`.
     """
     if not HAS_LIMITS:
-        if workers > WORKERS_MAX:
+        if workers * ranks > RANKS_MAX:
+            of_ranks = f" of {ranks} ranks each" if ranks > 1 else ""
             raise ValueError(
-                f"max_workers is {workers}: on Windows an executor can have {WORKERS_MAX}, as a thread waits for at most 512"
-                f" sockets there, one of each worker. Use max_workers={WORKERS_MAX}, several executors, or WSL, which is Linux"
+                f"max_workers is {workers}{of_ranks}: on Windows an executor can have {RANKS_MAX // ranks}, as a thread waits for"
+                f" at most 512 sockets there, one of each rank. Use max_workers={RANKS_MAX // ranks}, several executors, or WSL,"
+                " which is Linux"
             )
         return
     import resource  # not needed by workers, whose start it would delay

@@ -21,7 +21,7 @@ from time import monotonic_ns
 
 from pympipool._core.channel import Channel
 from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED
-from pympipool._util.platform import HAS_PROC
+from pympipool._util.platform import HAS_PROC, MPI_PACKAGE
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
 from pympipool.worker.rank_runner import RankRunner, end_diverged, outcome_of
 from pympipool.worker.setup import (
@@ -142,7 +142,7 @@ def _make_runner(
 
 _MPIEXEC_REMEDY = (
     "Launcher and library belong to different MPIs. Make the mpiexec of that library the first in PATH, or install an MPI"
-    " with its own: `pip install mpi4py mpich` in a fresh environment"
+    f" with its own: `pip install mpi4py {MPI_PACKAGE}` in a fresh environment"
 )
 
 _SCHEDULER_REMEDY = (
@@ -172,7 +172,7 @@ def join_world(config: LaunchedRanks, rank: int) -> MPI.Intracomm:
 
         raise WorkerStartError(
             f"a worker of {config.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
-            " pip install mpi4py mpich"
+            f" pip install mpi4py {MPI_PACKAGE}"
         ) from error
     world = MPI.COMM_WORLD
     _unlink_segments(world)

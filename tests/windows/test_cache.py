@@ -180,3 +180,17 @@ def test_folders_of_other_hosts_are_known():
 
     assert file_system("\\\\server\\share\\cache") == "smb3"
     assert file_system(os.path.realpath(os.environ["SYSTEMROOT"])) == ""
+
+
+@of_windows
+@pytest.mark.parametrize("scanned", ["from", "to"])
+def test_files_that_are_scanned_are_renamed(tmp_path, monkeypatch, scanned):
+    """A program that looks for viruses has one of the two open, and lets nobody rename it meanwhile."""
+    paths = {name: tmp_path / name for name in ("from", "to")}
+    for name, path in paths.items():
+        path.write_text(name)
+    with open(paths[scanned]) as scanner:
+        monkeypatch.setattr("time.sleep", lambda _seconds: scanner.close())
+        access.replace(str(paths["from"]), str(paths["to"]), str(tmp_path / "removed"))
+    assert paths["to"].read_text() == "from"
+    assert not paths["from"].exists()

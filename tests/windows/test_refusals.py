@@ -9,7 +9,6 @@ from pympipool._util import platform
 from pympipool.resources import process_limits
 
 REFUSED = {
-    "cores is 2": {"max_workers": 1, "cores_per_worker": 2, "backend": "mpi"},
     "backend is 'slurm'": {"backend": "slurm"},
     "hosts is ['node1']": {"hosts": ["node1"]},
     "detached is True": {"detached": True, "cache_directory": "cache"},
@@ -29,6 +28,8 @@ def test_more_workers_than_sockets_are_refused(monkeypatch):
     monkeypatch.setattr(process_limits, "HAS_LIMITS", False)
     with pytest.raises(ValueError, match=r"max_workers is 401: .* can have 400, .* several executors"):
         Executor(max_workers=401, block_allocation=True, backend="mpi")
+    with pytest.raises(ValueError, match=r"max_workers is 101 of 4 ranks each: .* can have 100, .* several executors"):
+        list(process_limits.raise_limits(101, 4))
 
 
 def test_variable_that_asks_for_forks_is_refused(monkeypatch):

@@ -2,7 +2,7 @@
 
     one core, many calls    HybridSpawner; LocalSpawner where processes must not fork
     one core, one call      ForkserverSpawner; LocalSpawner where processes must not fork
-    several cores           MpiexecSpawner
+    several cores           MpiexecSpawner; on Windows WindowsMpiexecSpawner
 
 The parameter `mp_context` and the environment variable PYMPIPOOL_START_METHOD can forbid forks.
 """
@@ -13,13 +13,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pympipool._util.platform import FORK_IS_SAFE, need_unix
+from pympipool._util.platform import FORK_IS_SAFE, IS_WINDOWS, need_unix
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
     from pympipool.backends.agent.agents import Agents
     from pympipool.backends.local.forkserver import ForkserverSpawner
-    from pympipool.backends.local.mpiexec import MpiexecSpawner
     from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
@@ -32,7 +31,7 @@ class LocalBackend:
 
     def __init__(self) -> None:
         self._forkserver: ForkserverSpawner | None = None
-        self._mpiexec: MpiexecSpawner | None = None
+        self._mpiexec: Spawner | None = None
 
     def available_cores(self) -> int:
         """Return the number of cores that this process may use."""
@@ -41,8 +40,6 @@ class LocalBackend:
     def check(self, resources: Resources) -> None:
         """Raise ValueError for parameters that only a scheduler, or another system, understands."""
         resources.check_backend(self.name)
-        if resources.cores > 1:
-            need_unix(f"cores is {resources.cores}")
         start_method(os.environ, resources.mp_context)
 
     def uses_agents(self, resources: Resources) -> bool:
@@ -82,10 +79,14 @@ class LocalBackend:
             self._forkserver = ForkserverSpawner()
         return self._forkserver
 
-    def _mpi_spawner(self) -> MpiexecSpawner:
-        from pympipool.backends.local.mpiexec import MpiexecSpawner
+    def _mpi_spawner(self) -> Spawner:
+        if self._mpiexec is None and IS_WINDOWS:
+            from pympipool.backends.local.mpiexec_windows import WindowsMpiexecSpawner
 
-        if self._mpiexec is None:
+            self._mpiexec = WindowsMpiexecSpawner()
+        elif self._mpiexec is None:
+            from pympipool.backends.local.mpiexec import MpiexecSpawner
+
             self._mpiexec = MpiexecSpawner()
         return self._mpiexec
 

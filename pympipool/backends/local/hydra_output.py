@@ -22,6 +22,7 @@ import io
 import os
 import re
 import socket
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 _BEGIN = b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
@@ -46,11 +47,13 @@ class JobOutput(io.RawIOBase):
 
     Args:
         pipe: The stdout of mpiexec, which does not block.
+        begins: The ways in which a report may begin, and how many bytes of each are held back at least.
     """
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: BinaryIO, begins: Mapping[bytes, int] = _HOLD_BACK_MIN) -> None:
         super().__init__()
         self._pipe = pipe
+        self._begins = begins
         self._held_back = b""
         self._report: bytearray | None = None
 
@@ -107,11 +110,11 @@ class JobOutput(io.RawIOBase):
     def _split_off_report(self, data: bytes) -> bytes:
         """Return data without the report, and without what may be the beginning of one, which is held back."""
         # Without a match find returns -1, which the modulo turns into the end of data.
-        begin, mark = min((data.find(mark) % (len(data) + 1), mark) for mark in _HOLD_BACK_MIN)
+        begin, mark = min((data.find(mark) % (len(data) + 1), mark) for mark in self._begins)
         if begin < len(data):
             self._held_back, self._report = b"", bytearray(data[begin:])
             return data[:begin].removesuffix(b"\n") if mark is _BEGIN else data[:begin]  # an empty line precedes it
-        held = max(_overlap(data, mark, least) for mark, least in _HOLD_BACK_MIN.items())
+        held = max(_overlap(data, mark, least) for mark, least in self._begins.items())
         split = len(data) - held
         self._held_back = data[split:]
         return data[:split]

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import BinaryIO, cast
 
 from pympipool._util import exit_codes
+from pympipool._util.platform import SIGKILL
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.backends.local.job_processes import (
@@ -58,7 +59,7 @@ _NOT_BOUND = {"I_MPI_PIN": "off"}
 _ALLOW_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 """Settings without which Open MPI refuses to run as root, which is the user in most containers."""
 
-_KILLED_WITH_OTHERS = (0, -signal.SIGKILL)
+_KILLED_WITH_OTHERS = (0, -SIGKILL)
 """Exit codes that mpiexec reports for ranks that it has killed because another rank ended. 0: it has not waited for the
 rank."""
 
@@ -140,7 +141,7 @@ class MpiexecProcess(ChildProcess):
         self._variables = [f"{name}={environment[name]}" for name in _OF_LAUNCH if name in environment]
         self._agents: dict[int, int | None] = {}  # pidfds, by pid
 
-    def add_rank(self, pid: int) -> None:
+    def add_rank(self, rank: int, pid: int) -> None:
         """Take the process id of a rank that is ready."""
         self._ranks.append(pid)
         if not self._agents:
@@ -199,7 +200,7 @@ class MpiexecProcess(ChildProcess):
             return
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(rank, signal.SIGKILL)
+                os.kill(rank, SIGKILL)
         self.terminate()
         self._signal_group(signal.SIGCONT)  # a stopped mpiexec would not notice
         self._signal_agents(signal.SIGCONT)
@@ -212,7 +213,7 @@ class MpiexecProcess(ChildProcess):
 
     def _kill_by_force(self) -> None:
         super().kill()
-        self._signal_agents(signal.SIGKILL)
+        self._signal_agents(SIGKILL)
 
     def _signal_agents(self, number: int) -> None:
         for pid, pidfd in list(self._agents.items()):

@@ -90,7 +90,7 @@ class WindowsProcess(WorkerProcess):
         self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None
     ) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] | None = None
-        command, environment = _without_launcher(command, environment)
+        command, environment = without_launcher(command, environment)
         try:
             process = subprocess.Popen(
                 command,
@@ -125,7 +125,7 @@ class WindowsProcess(WorkerProcess):
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; return the exit code, or None on timeout."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return _exit_code(self._process.wait(timeout_s))
+            return exit_code_of(self._process.wait(timeout_s))
         return None
 
     def terminate(self) -> None:
@@ -147,7 +147,7 @@ class WindowsProcess(WorkerProcess):
     # ---- the thread of the process ----
 
     def _wait(self, readers: Sequence[threading.Thread]) -> None:
-        code = _exit_code(self._process.wait())
+        code = exit_code_of(self._process.wait())
         for reader in readers:
             reader.join(OUTPUT_TIMEOUT_S)
         self._call(partial(self._note_end, code))
@@ -157,9 +157,7 @@ class WindowsProcess(WorkerProcess):
         self._ended.end()
 
 
-def _without_launcher(
-    command: Sequence[str], environment: Mapping[str, str]
-) -> tuple[Sequence[str], Mapping[str, str]]:
+def without_launcher(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
     """Return a command and its environment for the interpreter itself, in place of the program that starts it.
 
     In a virtual environment python.exe is such a program: it starts that of the installation, and stays. The variable tells that
@@ -199,6 +197,6 @@ class _Pipe:
         self._call(self.inbox.end)
 
 
-def _exit_code(code: int) -> int:
+def exit_code_of(code: int) -> int:
     """Return an exit code of Windows as the pool knows them: -9 of a process that was killed here."""
     return -9 if code == KILLED else code

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pympipool._util.platform import IS_WINDOWS, SIGKILL
+from pympipool._util.platform import MPI_PACKAGE, SIGKILL
 from pympipool.errors import WorkerDied
 from pympipool.worker import probes
 
@@ -172,11 +172,9 @@ def _numpy(target: Target) -> str:
 
 
 def _mpi(target: Target) -> str:
-    if IS_WINDOWS:
-        raise Unavailable("MPI functions are not there on Windows: run scripts that have some in WSL, which is Linux")
     if importlib.util.find_spec("mpi4py") is None:
         raise Unavailable(
-            "mpi4py is not installed: `pip install mpi4py mpich` brings it with an MPI library; on a cluster with an MPI"
+            f"mpi4py is not installed: `pip install mpi4py {MPI_PACKAGE}` brings it with an MPI library; on a cluster with an MPI"
             " of its own, load that and `pip install mpi4py`"
         )
     start = time.perf_counter()

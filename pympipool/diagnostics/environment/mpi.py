@@ -7,13 +7,8 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 
-from pympipool._util.platform import IS_WINDOWS
 from pympipool.backends.mpi_library import find_launcher, loaded_library
 from pympipool.errors import WorkerStartError
-
-ON_WINDOWS = (
-    "on Windows, pympipool has no functions on several cores: run scripts that need some in WSL, which is Linux"
-)
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,6 @@ class Mpi:
 def probe_mpi() -> Mpi:
     """Probe mpi4py, its MPI library and its mpiexec."""
     installed, in_path = importlib.util.find_spec("mpi4py") is not None, shutil.which("mpiexec")
-    if IS_WINDOWS:
-        return Mpi(installed, mpiexec_in_path=in_path, error=ON_WINDOWS)
     try:
         library = loaded_library()
     except WorkerStartError as error:

@@ -86,8 +86,8 @@ def test_stopped_agents_end_with_their_worker(master, mpiexec_ends_first):
     agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in job_processes._AGENTS]
     if not agents:
         pytest.skip("this mpiexec has no agents: install MPICH, whose mpiexec has (pip install mpich)")
-    for rank in rank_pids(master):
-        master.process.add_rank(rank)
+    for rank, pid in enumerate(rank_pids(master)):
+        master.process.add_rank(rank, pid)
     for agent in agents:
         agent.suspend()
     if mpiexec_ends_first:
@@ -127,8 +127,8 @@ def test_close_releases_everything_if_no_thread_starts(spawner, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     with TinyMaster(spawner, ranks=2).ready() as master:
-        for rank in rank_pids(master):
-            master.process.add_rank(rank)
+        for rank, pid in enumerate(rank_pids(master)):
+            master.process.add_rank(rank, pid)
         pidfds = [master.process.fileno(), *master.process._agents.values()]
         monkeypatch.setattr(threading.Timer, "start", refuse)
         master.process.kill()
