@@ -25,7 +25,7 @@ from pympipool._util.platform import HAS_ABSTRACT_SOCKETS, SEND_FLAGS
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
-from pympipool.errors import WorkerStartError
+from pympipool.errors import WorkerStartError, describe_exit
 from pympipool.transport.fork_requests import pass_descriptors, receive_descriptors
 from pympipool.transport.tcp.sockets import listen_on_unix_socket, own_addresses
 
@@ -311,19 +311,28 @@ class Relay:
         self.close()
         return None
 
-    def loss_reason(self, pid: int | None, exit_code: int | None) -> str | None:
-        """Return that a relay has ended, if that explains the end of its worker.
+    def loss_reason(self, pid: int | None, exit_code: int | None = _KILLED) -> str | None:
+        """Return that a relay has ended, if that explains the end of its worker, or of its agent.
 
         Args:
             pid: The id of the relay's process when the worker was started.
             exit_code: The exit code of the worker's launcher.
         """
-        if pid is None or pid == self.pid or exit_code != _KILLED:
+        if pid is None or exit_code != _KILLED:
             return None
-        return (
-            f"the relay on {socket.gethostname()} (pid {pid}), through which it was connected, has ended, or did not answer"
-            " and was ended; out of memory there?"
-        )
+        if self._socket is not None and self._process is not None:
+            with contextlib.suppress(OSError):
+                self._receive()
+            if self._has_hung_up:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(subprocesses.END_TIMEOUT_S)  # it is just ending
+        if pid == self.pid:
+            return None
+        how = ", or did not answer and was ended"
+        if self._process is not None and self._process.pid == pid:
+            how = f" ({describe_exit(self._process.returncode)})"
+        place = f"{socket.gethostname()} (pid {pid})"
+        return f"the relay on {place}, through which it was connected, has ended{how}; out of memory there?"
 
     def close(self) -> None:
         """End the relay, and with it the workers that are connected to it."""

@@ -193,9 +193,9 @@ class Agents:
             self._events.check_soon(self)
 
     def last_words(self) -> str:
-        """Return what a launcher has printed last, to be added to a message."""
-        line = self._launches.last_line()
-        return f"; its launcher says: {line}" if line else ""
+        """Return how a launcher has ended, if it has, and what it has printed last, to be added to a message."""
+        words = self._launches.last_words()
+        return f"; its launcher {words}" if words else ""
 
     def release(self, process: AgentProcess) -> None:
         """Give the slots of a worker that is gone to another one."""
@@ -251,6 +251,7 @@ class Agents:
             if host.key in self._hosts:
                 self._drop(self._hosts[host.key], "has been replaced")
             self._hosts[host.key] = host
+            host.relay_pid = self.relay.pid
             if not host.has_joined:
                 self._failures = 0
                 self._launches.agent_connected(host.name)
@@ -273,9 +274,11 @@ class Agents:
         if self._hosts.get(host.key) is not host:
             return
         del self._hosts[host.key]
+        if (reason := self.relay.loss_reason(host.relay_pid)) is not None:
+            host.loss = f": {reason}"
         host.close()
         self._check_soon()
-        LOGGER.warning("the agent on %s (pid %d) %s", host.name, host.agent_pid, why)
+        LOGGER.warning("the agent on %s (pid %d) %s%s", host.name, host.agent_pid, why, host.loss)
 
     def _dispatch(self) -> None:
         """Send waiting requests to hosts that have room, this host first."""

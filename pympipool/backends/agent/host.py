@@ -46,6 +46,8 @@ class AgentHost:
         unanswered: Those of which the agent has not told yet that they were forked, or have ended after a signal.
         silence: The time since its last answer, while there are such workers.
         has_answered: It has forked a worker.
+        relay_pid: The process id of the relay through which it is connected.
+        loss: Why it has ended, as far as that is known.
 
     Raises:
         OSError: The agent has ended already.
@@ -81,6 +83,8 @@ class AgentHost:
         self.unanswered: set[AgentProcess] = set()
         self.silence = RunningClock()
         self.has_answered = False
+        self.relay_pid: int | None = None
+        self.loss = ""
         assert not others, "an agent that has got no request tells nothing else"
         events.loop.watch(self._stream, self.serve)
 

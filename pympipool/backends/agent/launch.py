@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pympipool._util.clocks import RunningClock
-from pympipool.errors import WorkerStartError
+from pympipool.errors import WorkerStartError, describe_exit
 
 if TYPE_CHECKING:
     from pympipool.backends.spawner import WorkerProcess
@@ -90,10 +90,12 @@ class Launch:
         return LaunchFailure(error, self.process.outage(lines), self.process.failed_permanently(lines))
 
     @property
-    def last_line(self) -> str:
-        """The last line of stderr."""
+    def last_words(self) -> str:
+        """How the process has ended, if it has, and the last line of its stderr; "": it runs, and has printed nothing."""
+        code = self.process.poll()
         self._read()
-        return "".join(self._lines[-1:])
+        end = [] if code is None else [describe_exit(code)]
+        return "; ".join(end + [f"says: {line}" for line in self._lines[-1:]])
 
     @property
     def _lines(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Launches:
         self._relay = relay
         self._launches: list[Launch] = []
         self._count = 0
-        self._last_line = ""  # of the launcher that has ended last
+        self._last_words = ""  # of the launcher that has ended last
         self._known: set[str] = set()  # the names of all hosts that have had an agent
         self._is_told = False  # that some lack one
         self._pauses: dict[str, _Pause] = {}  # by host
@@ -62,10 +62,10 @@ class Launches:
         """True if a launcher may print something."""
         return bool(self._launches)
 
-    def last_line(self) -> str:
-        """Return what a launcher has printed last: one that runs, or else the one that has ended last; "": nothing."""
-        lines = [launch.last_line for launch in self._launches] + [self._last_line]
-        return next(filter(None, lines), "")
+    def last_words(self) -> str:
+        """Return the last words of a launcher: of one that has not been released, or else of the one that was last; "": none."""
+        words = [launch.last_words for launch in self._launches] + [self._last_words]
+        return next(filter(None, words), "")
 
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
@@ -139,8 +139,8 @@ class Launches:
             if failure is None and launch.process.poll() is None:
                 continue
             self._launches.remove(launch)
+            self._last_words = launch.last_words
             launch.end(0.0)
-            self._last_line = launch.last_line
             if not launch.is_connected:
                 for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
                     self._pauses.setdefault(name, _Pause()).extend()

@@ -155,6 +155,7 @@ class AgentProcess(RequestedProcess):
         assert self.agent is not None
         self._loss = (
             f"the agent on {self.host} (pid {self.agent.agent_pid}), which had started it, has ended or does not answer"
+            f"{self.agent.loss}"
         )
         self._exit_code = exit_codes.UNKNOWN
         self.exit_code_is_known = False

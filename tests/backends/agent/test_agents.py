@@ -196,6 +196,7 @@ def test_killed_agent_loses_workers_and_is_replaced(make_executor, gate, block_a
             error = call.exception()
             assert isinstance(error, WorkerDied)
             assert f"the agent on two (pid {agent.pid})" in str(error)
+            assert "relay" not in str(error)
     assert still_alive(workers) == []  # they would take what the gate has for the others
     gate.open(CORES)
     wait_until(lambda: all(call.done() for call in calls))
@@ -236,8 +237,11 @@ def test_killed_relay_and_agents_are_replaced(make_executor, gate):
     exe, backend = make_executor(block_allocation=False)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    os.kill(backend._relay.pid, signal.SIGKILL)
-    assert isinstance(call.exception(timeout=60), WorkerDied)
+    relay = backend._relay.pid
+    os.kill(relay, signal.SIGKILL)
+    error = call.exception(timeout=60)
+    assert isinstance(error, WorkerDied)
+    assert f"(pid {relay}), through which it was connected, has ended (died of SIGKILL)" in str(error)
     assert exe.submit(square, 3).result(timeout=60) == 9
     assert backend.launcher.launches == [None, None] or set(backend.launcher.launches[1]) <= {"one", "two"}
 

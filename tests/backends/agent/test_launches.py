@@ -19,8 +19,10 @@ class Launcher:
     host_count = 3
 
     def start(self, request, environment, hosts):
-        streams = {"stdout": io.BytesIO(), "stderr": io.BytesIO()}
-        return SimpleNamespace(poll=lambda: None, on_connected=lambda: None, has_started=lambda: True, **streams)
+        nothing = dict.fromkeys(["poll", "on_connected", "kill", "close"], lambda: None)
+        streams = {"stdout": io.BytesIO(), "stderr": io.BytesIO(b"cores are bound\n")}
+        self.process = SimpleNamespace(**nothing, has_started=lambda: True, wait=lambda _: None, **streams)
+        return self.process
 
     def environment(self, environment):
         return environment
@@ -50,3 +52,12 @@ def test_nothing_is_told_if_all_hosts_have_one(launches, monkeypatch):
     for host in "abc":
         launches.agent_connected(host)
     assert launches.incomplete() == ""
+
+
+def test_end_of_a_launcher_is_told(launches):
+    launches.agent_connected("a")
+    assert launches.last_words() == "says: cores are bound"
+    launches._launcher.process.poll = lambda: -9
+    assert launches.last_words() == "died of SIGKILL; says: cores are bound"
+    assert launches.check() == []
+    assert launches.last_words() == "died of SIGKILL; says: cores are bound"
