@@ -86,7 +86,9 @@ class Job:
         places, parts = self.spool.read_call(number)
         begin_ns = monotonic_ns()
         with Inputs(self.root, places, self._open_store).in_use(), self._time_limit(number):
-            result = CallRunner({}).run(0, parts)
+            runner = CallRunner({})
+            runner.forks.watch()
+            result = runner.run(0, parts)
         return result, monotonic_ns() - begin_ns
 
     def _open_store(self) -> Store:

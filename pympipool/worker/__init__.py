@@ -12,6 +12,7 @@
       script_names.py      `__main__`: the script's classes and functions, when a call looks them up
       call_runner.py       runs calls, and keeps the functions that calls refer to
         batches.py         many calls of one function that travel as one
+        call_forks.py      ends what calls fork, when it comes back
         injection.py       arguments that come from init_function
         error_log.py       failed calls, logged for the user
       forkserver.py        a warm process that forks workers

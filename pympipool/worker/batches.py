@@ -21,6 +21,7 @@ from pympipool.serialization.columns import dump_results, freeze
 from pympipool.serialization.copying import result_copier
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.plain import Pickled
+from pympipool.worker.call_forks import NO_ROWS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from pympipool._core.copies import Copier
+    from pympipool.worker.call_forks import CallForks
 
 Batch: TypeAlias = "Pickled"
 """The results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
@@ -41,31 +43,48 @@ SHORT_CALL_NS = 10_000
 could not be told apart in a picture of the trace."""
 
 
-def run_each(function: Callable[..., Any], columns: Sequence[Any], stamps: list[int] | None = None) -> Batch:
+def run_each(
+    function: Callable[..., Any],
+    columns: Sequence[Any],
+    stamps: list[int] | None = None,
+    forks: CallForks | None = None,
+) -> Batch:
     """Run function for each row of the columns, in order, until one call raises.
 
     Args:
         stamps: Gets the time at which each call ended (monotonic clock, ns), unless the calls are short. None: the batch is
             not traced.
+        forks: Ends what a call forks; None: nothing does.
     """
     results: list[Any] = []
     error: list[Any] | None = None
     count = len(columns[0])
     copier = result_copier(count)
     if type(columns[0]) is Entries:
-        calls: Iterator[Any] = starmap(function, columns[0])
+        rows = [iter(columns[0])]
+        calls: Iterator[Any] = starmap(function, rows[0])
     else:
-        calls = map(function, *(columns[0].iterators() if type(columns[0]) is Rows else map(taking, columns)))
+        rows = columns[0].iterators() if type(columns[0]) is Rows else list(map(taking, columns))
+        calls = map(function, *rows)
+    if forks is not None:
+        forks.rows = rows[0]
     try:
         if stamps is None or not _run_and_time(calls, results, stamps, copier):
             copier.freeze_all(results, calls, freeze)  # results before an exception stay in the list
+        if forks is not None:
+            forks.end_fork()
         if len(results) < count:
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
                 " next() a default; here it would have taken its place out of the results"
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
+        if forks is not None:
+            forks.end_fork()
         error = dump_exception(raised, _location())
+    finally:
+        if forks is not None:
+            forks.rows = NO_ROWS
     return Pickled(dump_results(results, error, has_instances=bool(copier.kinds)))
 
 

@@ -24,6 +24,7 @@ from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
 from pympipool.serialization import CLASSES_MARK, WORKER_MARK, empty_cache
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
+from pympipool.worker.call_forks import CallForks
 from pympipool.worker.injection import inject_arguments
 
 TYPE_CHECKING = False
@@ -73,6 +74,7 @@ class CallRunner:
         error_log: Where failed calls are logged; None: nowhere.
 
     Attributes:
+        forks: Ends processes that calls fork, if it watches them, when they come back.
         on_loaded: Called in a call when its function was unpickled for the first time. How long that took says nothing about
             the run time of other calls.
     """
@@ -86,6 +88,7 @@ class CallRunner:
         "_script",
         "_stamps",
         "_worker_id",
+        "forks",
         "on_loaded",
     )
 
@@ -96,6 +99,7 @@ class CallRunner:
         error_log: ErrorLog | None = None,
         worker_id: int = 0,
     ) -> None:
+        self.forks = CallForks()
         self.on_loaded: Callable[[], None] = _empty_slot
         self._init_values = init_values
         self._worker_id = worker_id
@@ -186,17 +190,24 @@ class CallRunner:
                 kept = self._restore(kept)
             function = kept.function
         parts.clear()
-        if kwargs:
-            return function(*args, **kwargs)
-        if kwargs is BATCH or kwargs is TRACED_BATCH:
-            if self._run_each is None:
-                from pympipool.worker.batches import run_each  # not every worker gets batches
+        try:
+            if kwargs:
+                return function(*args, **kwargs)
+            if kwargs is BATCH or kwargs is TRACED_BATCH:
+                return self._run_batch(function, kept, args, is_traced=kwargs is TRACED_BATCH)
+            return function(*args)
+        finally:
+            if self.forks.is_fork:
+                self.forks.end_fork()
 
-                self._run_each = run_each
-            if kept is not None and kept.has_classes:
-                function = self._checked(kept)
-            return self._run_each(function, args, self._stamps if kwargs is TRACED_BATCH else None)
-        return function(*args)
+    def _run_batch(self, function: Callable[..., Any], kept: Kept | None, columns: Any, *, is_traced: bool) -> Batch:
+        if self._run_each is None:
+            from pympipool.worker.batches import run_each  # not every worker gets batches
+
+            self._run_each = run_each
+        if kept is not None and kept.has_classes:
+            function = self._checked(kept)
+        return self._run_each(function, columns, self._stamps if is_traced else None, self.forks)
 
     def _checked(self, kept: Kept) -> Callable[..., Any]:
         """Return a function that compares the kept one with what was sent at each call."""

@@ -105,7 +105,9 @@ def make_call_runner(
 
         error_log = ErrorLog(error_log_file, location)
     init_values = run_start_functions(settings) if has_start_functions(settings) else {}
-    return CallRunner(init_values, stamps, error_log, settings["worker_id"])
+    runner = CallRunner(init_values, stamps, error_log, settings["worker_id"])
+    runner.forks.watch()
+    return runner
 
 
 def last_call_announcement(settings: Mapping[str, Any], control: Control) -> Callable[[], None] | None:
