@@ -1,6 +1,6 @@
 /* What the C core needs of the system. No other file of csrc/ or _core/ asks which one it is.
  *
- *     platform/linux.c    \  with platform/posix.c
+ *     platform/linux.c    \  with platform/posix.c, platform/posix_memory.c
  *     platform/bsd.c      /  (macOS, FreeBSD)
  *     platform/windows.c, platform/windows_memory.c
  *

@@ -206,6 +206,8 @@ class Connection:
     def answer(self, status: bytes) -> None:
         """Send a status to a viewer, as far as there is room for it: who does not read it, or sends more, gets no other."""
         with contextlib.suppress(OSError):
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < len(status):  # 8 KiB on macOS
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(status))
             self._socket.send(status, SEND_FLAGS)
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:

@@ -17,7 +17,7 @@ import pytest
 from pympipool._util.import_path import package_folder
 from pympipool.transport import control_server, local_unix
 from pympipool.transport.control_client import WorkerControl
-from pympipool.transport.control_server import HandshakeError, Listener
+from pympipool.transport.control_server import Connection, HandshakeError, Listener
 from pympipool.transport.frames import FRAME_LIMIT, MAGIC, ProtocolError, encode_frame, encode_hello
 from transport.connections import (
     LIMIT_S,
@@ -445,3 +445,17 @@ def test_peer_gone_before_accept_fails_the_handshake(listener):
         connection.handshake()
     connection.close()
     assert isinstance(connection._socket, socket.socket)
+
+
+def test_viewers_get_more_than_a_small_buffer():
+    """That of macOS takes 8 KiB."""
+    status = b"x" * 50_000
+    peer, viewer = socket.socketpair()
+    with viewer:
+        viewer.settimeout(LIMIT_S)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        peer.setblocking(False)
+        connection = Connection(peer, bytes(32))
+        connection.answer(status)
+        connection.close()
+        assert b"".join(iter(lambda: viewer.recv(1 << 16), b"")) == status

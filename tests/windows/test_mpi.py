@@ -5,6 +5,7 @@ No MPI library can run under Wine. So mpi4py is a stand-in, `standin/mpi4py`.
 
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import time
@@ -16,6 +17,8 @@ pytest.importorskip("_winapi", reason="only for Windows: make test-windows runs 
 
 from pympipool import Executor
 from pympipool.backends import mpi_library
+from pympipool.backends.local.mpiexec_windows import MpiJob
+from pympipool.backends.local.process_windows import KILLED
 from pympipool.diagnostics.environment.mpi import probe_mpi
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.waiting import wait_until
@@ -122,6 +125,22 @@ def test_call_without_block_allocation_gets_ranks(ms_mpi):
         wait_until(call.running)
         assert call.cancel(force=True)
         assert exe.submit(place, resource_dict={"cores": 2}).result(LIMIT_S) == [(0, 2, 3), (1, 2, 3)]
+
+
+def test_ranks_outside_of_the_job_end_too():
+    """They are there if mpiexec has started something before it became a member of the job."""
+    rank = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    job = MpiJob([sys.executable, "-c", "import time; time.sleep(600)"], os.environ, None, lambda function: function())
+    job.add_rank(1, rank.pid)
+    try:
+        job.kill()
+        wait_until(lambda: job.poll() is not None)
+        assert rank.wait(LIMIT_S) == KILLED
+        assert job.exit_status_of(1) == (1, -9)
+    finally:
+        rank.kill()
+        rank.stdin.close()
+        job.close()
 
 
 def test_info_knows_the_library_and_its_mpiexec(ms_mpi):

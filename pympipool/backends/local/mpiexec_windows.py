@@ -26,7 +26,12 @@ from pympipool.backends.spawner import LaunchRequest, Spawner
 
 assert sys.platform == "win32"
 
-from pympipool.backends.local.process_windows import WindowsProcess, exit_code_of, without_launcher  # noqa: E402
+from pympipool.backends.local.process_windows import (  # noqa: E402
+    KILLED,
+    WindowsProcess,
+    exit_code_of,
+    without_launcher,
+)
 
 if TYPE_CHECKING:
     from pympipool.backends.spawner import SpawnerEvents
@@ -41,7 +46,7 @@ _ABORTED = b"\r\njob aborted:\r\n[ranks] message\r\n"
 
 _HOLD_BACK_MIN = 4
 
-_PROCESS_QUERY_LIMITED_INFORMATION = 0x1000
+_PROCESS_TERMINATE, _PROCESS_QUERY_LIMITED_INFORMATION = 0x0001, 0x1000
 _STILL_ACTIVE = 259
 
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -96,7 +101,7 @@ class MpiJob(WindowsProcess):
     def add_rank(self, rank: int, pid: int) -> None:
         """Take the process id of a rank that is ready."""
         with contextlib.suppress(OSError):  # it has ended already
-            self._ranks[rank] = _winapi.OpenProcess(_PROCESS_QUERY_LIMITED_INFORMATION, False, pid)
+            self._ranks[rank] = _winapi.OpenProcess(_PROCESS_TERMINATE | _PROCESS_QUERY_LIMITED_INFORMATION, False, pid)
 
     def exit_status_of(self, rank: int) -> tuple[int, int | None]:
         """Return the rank that ended first, and its exit code. Without a handle: the given rank, and the exit code of mpiexec."""
@@ -106,6 +111,13 @@ class MpiJob(WindowsProcess):
             return super().exit_status_of(rank)
         first = min(ended, key=lambda other: (ended[other][0], other != rank))
         return first, ended[first][1]
+
+    def kill(self) -> None:
+        """Kill the job, and ranks that are no members: mpiexec may have started something before it became one."""
+        super().kill()
+        for process in self._ranks.values():
+            with contextlib.suppress(OSError):  # it has ended already
+                _winapi.TerminateProcess(process, KILLED)
 
     def close(self) -> None:
         """Release the processes, and kill what is left of the job."""

@@ -63,7 +63,8 @@ def find_scripts(pid: int | None = None) -> list[Script]:
 
 def _addresses() -> list[str]:
     if not HAS_ABSTRACT_SOCKETS:
-        return [str(path) for path in Path(tempfile.gettempdir()).glob("pympipool-*/control")]
+        folders = {tempfile.gettempdir(), "/tmp"}  # see `local_unix.bind`
+        return [str(path) for folder in folders for path in Path(folder).glob("pympipool-*/control")]
     lines = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()]
     names = (ADDRESS.match(fields[7]) for fields in lines if len(fields) == 8 and fields[3] == LISTENING)
     return [f"\0{name[1]}" for name in names if name]
