@@ -274,6 +274,16 @@ def _poll_of_plain_stream(stream: TextIO) -> Any:
     return poll
 
 
+def _new_decoder() -> codecs.IncrementalDecoder | io.IncrementalNewlineDecoder:
+    """Return what decodes the output of a worker.
+
+    Where a line ends with two characters, it does not divide these: together they become one newline. The stream of the script will
+    write both again.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    return decoder if os.linesep == "\n" else io.IncrementalNewlineDecoder(decoder, translate=False)
+
+
 class Output:
     """One stream of a worker. Only for the supervisor's thread.
 
@@ -298,7 +308,7 @@ class Output:
         self._last_lines = None if last_lines is None else LastLines(last_lines)
         self._loop = loop
         self._group = group
-        self._decoder: codecs.IncrementalDecoder | None = None  # until it prints
+        self._decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder | None = None  # until it prints
         self._muted = False
         self._is_watched = False
         self._is_exiting = False
@@ -327,6 +337,8 @@ class Output:
             if not data:
                 break
             self._process(data)
+        if self._decoder is not None:
+            self._process(b"", is_end=True)
         if self._last_lines is not None:
             self._last_lines.finish()
         if self.pipe is not None:
@@ -357,11 +369,13 @@ class Output:
         except (OSError, ValueError):
             return b""
 
-    def _process(self, data: bytes) -> None:
+    def _process(self, data: bytes, *, is_end: bool = False) -> None:
         if self._decoder is None:
-            self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        text = self._decoder.decode(data)
-        if not self._muted:
+            self._decoder = _new_decoder()
+        text = self._decoder.decode(data, is_end)
+        if os.linesep != "\n":
+            text = text.replace(os.linesep, "\n")
+        if text and not self._muted:
             self._writer.put(text)
         if self._last_lines is not None:
             self._last_lines.add(text)

@@ -142,6 +142,29 @@ def test_endless_line_is_not_kept(piece):
 # ---- the writer ----
 
 
+class Pieces(list):
+    """A pipe that gives these pieces, one by one."""
+
+    def read(self, _size):
+        return self.pop(0) if self else b""
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("end_of_line", "written"),
+    [("\n", "one\r\n\r\r\n50%\r\ufffd"), ("\r\n", "one\n\r\n50%\r\ufffd")],
+    ids=["unix", "windows"],
+)
+def test_ends_of_lines_become_those_of_python(monkeypatch, end_of_line, written):
+    monkeypatch.setattr(os, "linesep", end_of_line)
+    texts = Pieces()
+    texts.put = texts.append
+    Output(Pieces([b"one\r", b"\n\r\r", b"\n50%\r", b"\xc3"]), texts, None, None).drain()
+    assert "".join(texts) == written
+
+
 def test_full_buffer_stops_reading_until_it_empties(loop, monkeypatch):
     with stuck_stdout() as stuck:
         monkeypatch.setattr(output, "BUFFER_CHARS", 1000)

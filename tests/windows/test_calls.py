@@ -99,7 +99,7 @@ def test_output_of_workers_is_printed(make, capfd):
     exe = make()
     exe.submit(print, "from a worker").result(LIMIT_S)
     exe.shutdown()
-    assert "from a worker" in capfd.readouterr().out
+    assert capfd.readouterr().out == "from a worker\n"
 
 
 def test_arrays_travel(make):
