@@ -7,6 +7,9 @@ from time import monotonic
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks of a deadline, at most."""
 
+LONGEST_WAIT_S = 86_400.0
+"""Longest wait (s) for descriptors. epoll and poll refuse waits of more than 24 days; waking up once a day costs nothing."""
+
 _STEP_MAX_S = 2 * CHECK_INTERVAL_S
 """Most seconds that count between two checks. More have passed if this process was stopped, or had no processor."""
 

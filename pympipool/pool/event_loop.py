@@ -23,6 +23,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.mailbox import Mailbox
+from pympipool._util.clocks import LONGEST_WAIT_S
 from pympipool._util.platform import SELECTED_MAX
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from pympipool.transport.inbox import Inbox
 
 LOGGER = ServiceLogger("pympipool.pool")
-
-LONGEST_SLEEP_S = 86_400.0
-"""Longest wait of the selector. epoll refuses waits of more than 24 days; waking up once a day costs nothing."""
 
 CANCELLED_TIMERS_MAX = 1000
 """Cancelled timers that may stay in the queue before they are removed from it."""
@@ -266,7 +264,7 @@ class EventLoop:
         # functions that a failure has left in the mailbox wake nothing
         if self._has_failed or self._readable or not self.mailbox.is_empty():
             return 0.0
-        return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
+        return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_WAIT_S) if self._timers else None
 
     def _acknowledge_wake_up(self) -> None:
         try:

@@ -106,6 +106,10 @@ class Pickled:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
 
+    def __hash__(self) -> int:
+        """Return the value's hash: as a key, it must be hashable where it will be loaded."""
+        return hash(_unpack(*self.parts))
+
 
 STAND_INS: set[type] = {Pickled}
 """Types of objects that stand for values, and that plain pickle is right for. `inputs.py` adds its own."""

@@ -43,6 +43,9 @@ SEGMENT_BYTES = 1 << 16
 """Frames up to this size in all are sent together."""
 
 _HEAD = struct.Struct("<HBBII")  # kind, stream, number of descriptors, worker, size
+_SHORTAGES = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
+"""Errors that go by: the other side has not received many descriptors, or the kernel has no memory now."""
+
 _READS_MAX = 16  # in a row, so that others get their turn
 _ROOM = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 _CTRUNC = socket.MSG_CTRUNC
@@ -130,7 +133,7 @@ class HostStream:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno != errno.ETOOMANYREFS:  # the other side has not received many descriptors
+            if error.errno not in _SHORTAGES:
                 raise
 
     def _send(self, segment: _Segment) -> int:

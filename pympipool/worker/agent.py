@@ -12,6 +12,7 @@ connects again. When the master is gone, the agent ends, and with it the forkser
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -168,8 +169,8 @@ class Agent:
             try:
                 self._serve(events)
                 self._frames.flush()
-            except EOFError:
-                os._exit(0)
+            except EOFError as error:
+                _end(0, error)
             except OSError:
                 self._reconnect()
             if self._frames.is_waiting != self._watches_writing:
@@ -218,8 +219,8 @@ class Agent:
             self._connection.reconnect()
         except EOFError:
             os._exit(0)
-        except (OSError, ValueError):
-            os._exit(1)
+        except (OSError, ValueError) as error:
+            _end(1, error)
         self._watches_writing = False
         self._watch_connection()
 
@@ -337,6 +338,13 @@ class Agent:
         worker.close_source(stream)
         if not worker.sources:
             del self._workers[worker.number]
+
+
+def _end(code: int, error: Exception) -> NoReturn:
+    """End this process, and say why: the master tells what its launchers print last."""
+    with contextlib.suppress(OSError):  # there is no stderr
+        os.write(2, f"the agent has ended: {error}\n".encode())
+    os._exit(code)
 
 
 def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> NoReturn:

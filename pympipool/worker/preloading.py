@@ -150,6 +150,8 @@ class Preloading:
                 self._close_inherited()
                 self._import(target, theirs)
                 self._serve(theirs, target.number)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         theirs.close()

@@ -117,8 +117,9 @@ def test_results_become_keys_and_items(executor, pending):
 
 def test_unhashable_results_as_keys_fail_the_call(executor, pending):
     at_hand, waits = executor.submit(echo, {done([1]): 1}), executor.submit(echo, [{pending: 1}, [3]])
+    large = executor.submit(echo, {executor.submit(list, range(5000)): 1})
     pending.set_result([2])
-    for call in (at_hand, waits):
+    for call in (at_hand, waits, large):
         with pytest.raises(TypeError, match="unhashable"):
             call.result(TIMEOUT_S)
 

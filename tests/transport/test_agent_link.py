@@ -111,6 +111,39 @@ def test_ended_worker_is_not_served_again(unserved):
     assert link._recalls == set()
 
 
+def test_fault_of_a_worker_ends_that_worker_only(unserved, capsys):
+    def fail(_):
+        raise OverflowError("a run time that cannot be")
+
+    link, _ = unserved
+    ranks = [AgentRank(number, link, b"") for number in range(2)]
+    link._ranks.update(enumerate(ranks))
+    with link._lock:
+        link._serve_rank(ranks[0], fail)
+    assert link._ranks == {1: ranks[1]}
+    assert "OverflowError: a run time that cannot be" in capsys.readouterr().err
+
+
+def test_fault_of_a_link_ends_that_link_only(unserved, monkeypatch, capsys):
+    def fail(_):
+        raise OverflowError("a number that cannot be")
+
+    link, _ = unserved
+    monkeypatch.setattr(link, "_serve", fail)
+    link.loop.wake(link)
+    link.loop.serve_round()
+    assert link.is_closed
+    assert "OverflowError: a number that cannot be" in capsys.readouterr().err
+
+
+def test_wait_of_centuries_is_possible(unserved):
+    link, _ = unserved
+    link.loop._due_s[link] = 1e10
+    link.loop.wake(link)
+    link.loop.serve_round()
+    assert not link.is_closed
+
+
 def test_failed_attachment_wakes_the_thread(unserved):
     link, _ = unserved
     link.loop._woken.clear()

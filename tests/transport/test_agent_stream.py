@@ -126,6 +126,8 @@ def test_messages_are_the_same_in_any_slices(size):
         (2, 8, 0, [bytes(range(256)) * 300, b"y", b"z" * (1 << 14)]),
         (3, 9, 1, [b"w" * ((1 << 14) + 1), b"v" * 70_000]),
         (4, 10, 2, []),
+        (5, 11, 0, [b"a" * 20_000, b"b" * 5, b"c" * (1 << 14)]),
+        (6, 12, 0, [b"d" * 30_000, b"e"]),
     ]
     data = b"".join(
         encode_head(kind, id_, tag, [len(part) for part in parts]) + b"".join(parts)

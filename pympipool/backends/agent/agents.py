@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.backends.agent.host import AgentHost
+from pympipool.backends.agent.host import AgentHost, short_name
 from pympipool.backends.agent.launch import LaunchFailure
 from pympipool.backends.agent.launches import Launches
 from pympipool.backends.agent.process import AgentProcess
@@ -282,8 +282,8 @@ class Agents:
 
     def _dispatch(self) -> None:
         """Send waiting requests to hosts that have room, this host first."""
-        own = _short_name(os.uname().nodename)
-        hosts = sorted(self._hosts.values(), key=lambda host: (_short_name(host.name) != own, host.name))
+        own = short_name(os.uname().nodename)
+        hosts = sorted(self._hosts.values(), key=lambda host: (short_name(host.name) != own, host.name))
         full: dict[tuple[int, int], int] = {}  # how many of the first hosts have no room for such a worker
         for process in list(self._waiting):
             needs = process.cores, process.gpus
@@ -358,8 +358,3 @@ class Agents:
         """Close the connections to agents in a forked child."""
         for host in self._hosts.values():
             host.after_fork_in_child()
-
-
-def _short_name(host: str) -> str:
-    """Return the name of a host without its domain: SLURM often knows hosts by it, while they call themselves by the long one."""
-    return host.partition(".")[0]

@@ -35,7 +35,7 @@ class AgentHost:
         connection: The connection to the agent, on which its report has arrived.
         events: The supervisor.
         on_end: Called when the agent has ended.
-        known_cores: The numbers of cores of the hosts where the agent is not asked for them.
+        known_cores: The numbers of cores of the hosts where the agent is not asked for them, by short names.
 
     Attributes:
         name: The host's name.
@@ -75,7 +75,7 @@ class AgentHost:
         self.has_joined: bool = fields["is_joining"]
         self.key = f"{self.name} {self.agent_pid}" if self.has_joined else self.name
         reported: int = fields["cores"]
-        self.cores = reported if self.has_joined else known_cores.get(self.name, reported)
+        self.cores = reported if self.has_joined else known_cores.get(short_name(self.name), reported)
         self.gpus: int = fields["gpus"]
         self._free_cores = self.cores
         self._free_gpus: int = self.gpus
@@ -212,3 +212,8 @@ class AgentHost:
     def after_fork_in_child(self) -> None:
         """Close the connection in a forked child: the agent stays the parent's."""
         self._stream.close()
+
+
+def short_name(host: str) -> str:
+    """Return the name of a host without its domain: schedulers often know hosts by it, while they call themselves by the long one."""
+    return host.partition(".")[0]

@@ -28,7 +28,7 @@ class Launcher(ABC):
             none: those that the agent may use.
         name_variable: Name of the environment variable that tells the name by which the launcher knows each host; "" if that is
             the host's own.
-        cores: The number of cores for workers on the hosts of which the launcher knows it, by name; others report it.
+        cores: The number of cores for workers on the hosts of which the launcher knows it, by their short names; others report it.
         hosts: The names of the hosts, if they are known: each is launched by itself. None: one launch starts all agents.
         host_count: The number of the hosts, if one launch starts all agents; 0: it is not known.
         end_timeout_s: Seconds that its processes have to end by themselves after their agents.

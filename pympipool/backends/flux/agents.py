@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pympipool.backends.agent.host import short_name
 from pympipool.backends.agent.launcher import Launcher, agent_command
 from pympipool.backends.flux.jobspec import OF_INSTANCES, make_jobspec
 from pympipool.backends.flux.spawner import FluxProcess
@@ -73,7 +74,7 @@ class FluxLauncher(Launcher):
         self._session = session
         self._relay = relay
         self._durations = durations
-        self.cores = {name: host.cores for name, host in hosts.items()}
+        self.cores = {short_name(name): host.cores for name, host in hosts.items()}
         self.host_count = len(hosts)
 
     def start(
@@ -84,7 +85,8 @@ class FluxLauncher(Launcher):
         Raises:
             WorkerStartError: The instance is gone, or does not have these hosts.
         """
-        chosen = {name: host for name, host in self._hosts.items() if hosts is None or name in hosts}
+        wanted = None if hosts is None else set(map(short_name, hosts))
+        chosen = {name: host for name, host in self._hosts.items() if wanted is None or short_name(name) in wanted}
         if not chosen:
             raise WorkerStartError(f"flux has no host named {' or '.join(hosts or ())}, on which agents have ended")
         jobspec = make_jobspec(

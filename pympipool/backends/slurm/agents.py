@@ -31,6 +31,7 @@ _OPTIONS = (
     "--input=none",
     "--kill-on-bad-exit=0",  # the agents of other hosts go on
     "--wait=0",
+    "--no-kill",  # the same if SLURM loses one of the hosts
 )
 
 _ONE_TASK = {

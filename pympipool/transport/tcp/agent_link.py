@@ -31,6 +31,7 @@ from pympipool.transport.host_stream import (
     HostFrame,
     close_all,
 )
+from pympipool.transport.tcp.agent_loop import tell_fault
 from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.handshake import AuthenticationError
@@ -195,7 +196,8 @@ class AgentLink:
                 return inf
             try:
                 self._serve(descriptors)
-            except (OSError, EOFError, ValueError):  # either side is gone
+            except Exception as error:  # either side is gone, or sends what ours cannot: the other agents are served on
+                tell_fault(error)
                 self._close()
                 return inf
             return 0.0 if self.frames.is_buffered else self._due_s()
@@ -209,9 +211,7 @@ class AgentLink:
         if self._master.frames.fileno() in descriptors:
             for frame in self._master.frames.receive():
                 self._take_from_master(frame)
-        if self.frames.fileno() in descriptors:
-            self._receive()
-        if self.frames.is_buffered:
+        if self.frames.fileno() in descriptors or self.frames.is_buffered:
             self._receive()
         self._request_recalls()
         self._flush()
@@ -315,7 +315,8 @@ class AgentLink:
         """Do something for a worker, and end it if that fails."""
         try:
             serve(rank)
-        except (OSError, EOFError, ValueError):
+        except Exception as error:
+            tell_fault(error)
             self._end(rank)
             return
         if rank.queue is not None:

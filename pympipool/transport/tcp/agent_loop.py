@@ -18,6 +18,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
+from pympipool._util.clocks import LONGEST_WAIT_S
 from pympipool._util.platform import HAS_EPOLL
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AgentLoop:
         """Return the longest wait, in the unit of the poll object."""
         if not self._due_s:
             return None
-        wait_s = max(0.0, min(self._due_s.values()) - monotonic())
+        wait_s = min(max(0.0, min(self._due_s.values()) - monotonic()), LONGEST_WAIT_S)
         return wait_s if self._is_epoll else wait_s * 1000 + 1
 
 
@@ -155,3 +156,9 @@ class AgentLoops:
                 raise
         else:
             self._loops.append(loop)
+
+
+def tell_fault(error: Exception) -> None:
+    """Print an error unless it is a usual end: of a connection, or of a worker or host that sends what ours cannot."""
+    if not isinstance(error, (OSError, EOFError, ValueError)):
+        sys.excepthook(type(error), error, error.__traceback__)

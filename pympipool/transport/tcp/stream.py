@@ -18,6 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.ring import new_buffer
+from pympipool._util.clocks import LONGEST_WAIT_S
 
 if TYPE_CHECKING:
     import ssl
@@ -156,7 +157,7 @@ class Stream:
             return True
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        return bool(poll.poll(None if timeout_s is None else min(timeout_s, LONGEST_WAIT_S) * 1000))
 
     def receive(self) -> Message:
         """Wait for the next message and return it. Its parts are writable and belong to the caller.
@@ -266,8 +267,9 @@ class MessageParser:
         return True
 
     def _has_parts(self) -> bool:
-        buffer, parts = self._buffer, self._parts
+        parts = self._parts
         while len(parts) < len(self._sizes):
+            buffer = self._buffer  # a large part leaves another one
             size = self._sizes[len(parts)]
             if size > _COALESCE_MAX_BYTES:
                 if self._large is not None or not self._has_large(size):

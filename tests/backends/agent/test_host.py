@@ -36,6 +36,19 @@ def sides():
     relay.close()
 
 
+def test_cores_are_known_by_the_short_name():
+    ours, theirs = socket.socketpair()
+    relay = HostStream(theirs)
+    report = {"host": "a.cluster.org", "pid": 1, "cores": 2, "gpus": 0, "is_joining": False}
+    relay.put(REPORT, 0, 0, encode_body(("report", report)))
+    relay.flush()
+    loop = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
+    host = AgentHost(ours, SimpleNamespace(loop=loop), print, {"a": 7})
+    assert host.cores == 7
+    host.close()
+    relay.close()
+
+
 def test_agent_is_given_up_whose_frames_are_lost(sides):
     host, _, ended, relay = sides
     host.start(SimpleNamespace(number=1, receive=fail, lose_agent=lambda: None), b"request")
