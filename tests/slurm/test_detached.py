@@ -146,8 +146,8 @@ print([call.result() for call in calls])
         cluster.run("scontrol", "requeue", task)
         # Until it is back in the queue, the end of the first run would count as that of the second one.
         wait_until(lambda: "JobState=PENDING" in cluster.run("scontrol", "show", "job", task, check=False), 150)
-        # Else it waits for minutes. In the same second, its credential would count as that of the first run, which is revoked.
-        cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now+2")
+        time.sleep(1)  # in the same second, its credential would count as that of the first run, which is revoked
+        cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now")  # else it waits for minutes
         wait_until(lambda: len(project.ran()) == 4, 150)
         project.open_gate()
         stdout, stderr = communicate(script, 120)

@@ -215,5 +215,5 @@ class AgentHost:
 
 
 def short_name(host: str) -> str:
-    """Return the name of a host without its domain: schedulers often know hosts by it, while they call themselves by the long one."""
+    """Return the name of a host without its domain: many a scheduler knows hosts by it that call themselves otherwise."""
     return host.partition(".")[0]
