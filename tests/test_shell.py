@@ -20,6 +20,7 @@ from pympipool.slurm import PySlurmExecutor
 from support import process_calls as calls
 from support.scripts import run_script
 from support.timing import best
+from support.waiting import LIMIT_S
 
 COUNT = """
 import sys
@@ -173,7 +174,7 @@ def test_output_is_read_while_input_is_written():
     with ShellExecutor(["cat"]) as exe:
         answer = exe.submit(text, stop_read_pattern="199999")
         after = exe.submit("the next", lines_to_read=1)
-        done, _ = futures.wait([answer, after], 20)
+        done, _ = futures.wait([answer, after], LIMIT_S)
         if not done:
             end_children_of_workers()
         assert answer.result() == text
@@ -184,14 +185,14 @@ def test_program_that_reads_no_input_can_be_ended(tmp_path):
     with ShellExecutor(
         "echo ready; trap 'echo asked to > ended; exit' TERM; while :; do :; done", shell=True, cwd=tmp_path
     ) as exe:
-        assert exe.submit("x" * 1_000_000, lines_to_read=1).result(20) == "ready\n"
+        assert exe.submit("x" * 1_000_000, lines_to_read=1).result(LIMIT_S) == "ready\n"
     assert (tmp_path / "ended").read_text() == "asked to\n"
 
 
 def test_program_that_closes_its_output_is_ended():
     with ShellExecutor("exec >&-; exec sleep 600", shell=True) as exe:
         call = exe.submit("anything", lines_to_read=1)
-        done, _ = futures.wait([call], 20)
+        done, _ = futures.wait([call], LIMIT_S)
         if not done:
             end_children_of_workers()
         assert done

@@ -93,12 +93,21 @@ def peer_uid(connection: socket.socket) -> int:
 
     For an accepted connection that is the process that connected; for a connecting one, the process that listens.
     """
-    if not IS_LINUX:
-        local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
-        credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
-        return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
+    if IS_LINUX:
+        return _credentials(connection)[1]
+    local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
+    credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
+    return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
+
+
+def peer_pid(connection: socket.socket) -> int | None:
+    """Return the id of that process; None if the system does not tell it, or it is one of another container."""
+    return _credentials(connection)[0] or None if IS_LINUX else None
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
-    return int(_LINUX_CREDENTIALS.unpack(credentials)[1])
+    return _LINUX_CREDENTIALS.unpack(credentials)
 
 
 class MasterEnd:

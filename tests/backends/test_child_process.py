@@ -15,7 +15,7 @@ from support.processes import is_alive
 from support.scripts import run_program
 from support.waiting import wait_until
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds are of Linux")
 
@@ -258,7 +258,7 @@ def test_close_leaves_no_descriptors_open(start):
     child.wait(LIMIT_S)
     child.close()
     child.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_stopped_worker_is_killed(start):

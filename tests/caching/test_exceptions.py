@@ -7,6 +7,7 @@ import pytest
 
 from pympipool import Executor, get_cache_data, get_future_from_cache
 from pympipool.errors import WorkerDied
+from support.calls import hold
 
 KEPT = {"cache_exceptions": True}
 
@@ -80,13 +81,15 @@ def test_time_limits_are_not_kept(tmp_path):
     assert get_cache_data(tmp_path / "cache") == []
 
 
-def test_cancelled_calls_are_not_kept(make_block, tmp_path):
-    with make_block() as exe:
-        running = exe.submit(time.sleep, 0.2)
+def test_cancelled_calls_are_not_kept(make_block, tmp_path, gate):
+    with make_block(max_workers=1) as exe:
+        running = exe.submit(hold, gate.path)
+        gate.wait_until_begun()
         waiting = exe.submit(fail, 1, "", resource_dict=KEPT)
-        waiting.cancel()
+        assert waiting.cancel()
+        gate.open()
         running.result()
-    assert {call["function"] for call in get_cache_data(tmp_path / "cache")} <= {"sleep"}
+    assert {call["function"] for call in get_cache_data(tmp_path / "cache")} == {"hold"}
 
 
 def test_maps_and_readers_get_the_exception(make_block, ran, tmp_path):

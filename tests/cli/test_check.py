@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ import pympipool
 from pympipool.cli.selftest import STEPS, Outcome, supervisor
 from support.processes import marked_processes, new_mark, still_alive
 from support.scripts import communicate, script_environment
+from support.waiting import wait_until
 
 NAMES = [step.name for step in STEPS]
 
@@ -215,10 +215,7 @@ def test_ctrl_c_ends_check_and_its_processes():
         start_new_session=True,
     )
     with check:
-        deadline = time.monotonic() + 30
-        while len(marked_processes(mark)) < 3:  # the check, the script of the step, a worker
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # there is nothing to wait for
+        wait_until(lambda: len(marked_processes(mark)) >= 3)  # the check, the script of the step, a worker
         with contextlib.suppress(psutil.Error):
             os.killpg(check.pid, signal.SIGINT)
         _, errors = communicate(check, 60)

@@ -18,7 +18,7 @@ from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from support.no_memory import run_without_memory
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 FUNCTION = FunctionHandle(1, b"of no matter")
 SHORTAGES = [(first, count) for count in (1, 5) for first in range(20)]
 

@@ -6,11 +6,11 @@ import signal
 import sqlite3
 import time
 
-import psutil
 import pytest
 
-from support.processes import still_alive
+from support.processes import is_alive, still_alive
 from support.scripts import communicate
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -231,6 +231,7 @@ def test_a_job_refuses_calls_that_others_can_write(project):
 
 def test_files_are_private(project):
     project.run("exe = executor(); call = exe.submit(held, 1); " + LEAVE)
+    project.wait_for_runs(1)  # from then on files neither come nor go
     for path in (project.folder / "cache").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
     common = json.loads((project.submissions()[0] / "job.json").read_text())
@@ -296,7 +297,7 @@ def test_ranks_return_a_list(project):
         project.processes("supervisor")[0].kill()
         stdout, stderr = communicate(script, 120)
     assert stdout.startswith("the supervisor of the detached jobs was killed"), stderr
-    assert not any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie" for pid in pids)
+    wait_until(lambda: not any(is_alive(int(pid)) for pid in pids))
 
 
 def test_a_fork_that_comes_back_is_ended(project):

@@ -56,6 +56,7 @@ print(pair.result(), three.result(), one.result())
 """
     with project.start(code) as script:
         assert script.stdout.readline() == "4\n"
+        project.wait_for_runs(2)
         assert project.ran() == ["2", "2,3"]
         project.open_gate()
         stdout, stderr = communicate(script, 120)

@@ -42,10 +42,7 @@ def test_a_task_without_a_result_fails(exe, scheduler, state, words):
     call = submit(exe, scheduler, square, 3)
     scheduler.answers["1", 0] = TaskState(State.RUNNING)
     wait_until(call.running)
-    if state is None:
-        del scheduler.answers["1", 0]
-    else:
-        scheduler.answers["1", 0] = state
+    scheduler.answers["1", 0] = state
     with pytest.raises(JobError, match=words) as error:
         call.result(timeout=60)
     assert error.value.function == "square"

@@ -28,9 +28,9 @@ def bars(monkeypatch):
 
     class Recorded(tqdm_auto.tqdm):
         def __init__(self, *args, **kwargs):
-            made.append(self)
             self.drawn = io.StringIO()
             super().__init__(*args, **{"file": self.drawn, "mininterval": 0, **kwargs})
+            made.append(self)
 
         @property
         def text(self):
@@ -219,7 +219,7 @@ with Executor(max_workers=1, block_allocation=True) as exe:
 
 
 def run_script(code, stderr):
-    return run_program([sys.executable, "-c", code], timeout_s=50, stderr=stderr)
+    return run_program([sys.executable, "-c", code], timeout_s=150, stderr=stderr)
 
 
 def read_all(descriptor):

@@ -25,10 +25,10 @@ def fail(x):
         (ArithmeticError, lambda exe: list(exe.map(fail, range(2)))),
         (ArithmeticError, lambda exe: list(exe.map(fail, range(2), chunksize=2))),
         (ArithmeticError, lambda exe: list(exe.map(fail, [[1], [2]]))),
-        (FutureTimeoutError, lambda exe: exe.submit(time.sleep, 0.2).result(timeout=0.001)),
-        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [0.2] * 2, timeout=0.001))),
-        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [0.2] * 2, timeout=0.001, chunksize=2))),
-        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [0.2] * 2, timeout=0.001, unordered=True))),
+        (FutureTimeoutError, lambda exe: exe.submit(time.sleep, 60).result(timeout=0.001)),
+        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [60] * 2, timeout=0.001))),
+        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [60] * 2, timeout=0.001, chunksize=2))),
+        (FutureTimeoutError, lambda exe: list(exe.map(time.sleep, [60] * 2, timeout=0.001, unordered=True))),
     ],
     ids=[
         "result",
@@ -48,6 +48,7 @@ def test_own_frames_are_left_out(kind, get, has_cache, tmp_path):
     with Executor(max_workers=1, backend="mpi", block_allocation=True, cache_directory=directory) as exe:
         with pytest.raises(kind) as raised:
             get(exe)
+        exe.kill_workers()
         assert [entry.filename for entry in traceback.extract_tb(raised.tb)] == [__file__, __file__]
 
 

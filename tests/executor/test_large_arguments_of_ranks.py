@@ -1,5 +1,6 @@
 """Large arguments of calls on several ranks lie once in the memory of the host."""
 
+import gc
 import os
 import sys
 
@@ -139,7 +140,8 @@ def test_failed_call_gives_way_to_the_next(executor):
 
 def test_dead_rank_leaves_nothing():
     """Neither descriptors nor memory, in the script."""
-    before = stored_memory(), psutil.Process().num_fds()
+    gc.collect()
+    stored, descriptors = stored_memory(), psutil.Process().num_fds()
     with Executor(max_workers=1, cores_per_worker=RANKS, block_allocation=True) as exe:
         ranks = exe.submit(pid).result()
         assert exe.submit(add_rank, array_of(1)).result() == [1.0, 2.0]
@@ -147,7 +149,8 @@ def test_dead_rank_leaves_nothing():
             exe.submit(die_on_rank, 1, array_of(2)).result()
         psutil.wait_procs([psutil.Process(one) for one in ranks if psutil.pid_exists(one)], timeout=30)
         assert exe.submit(add_rank, array_of(3)).result() == [3.0, 4.0]
-    assert (stored_memory(), psutil.Process().num_fds()) == before
+    assert stored_memory() <= stored
+    assert psutil.Process().num_fds() <= descriptors
 
 
 def stored_memory():

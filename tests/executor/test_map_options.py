@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import threading
-import time
 from concurrent import futures
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from pympipool import Executor, shared_array
 from pympipool.execution import map_results
 from support.calls import add, divide, echo, hold, hold_or_square, square
+from support.waiting import main_thread_is_in, wait_until
 
 pytestmark = pytest.mark.anywhere
 
@@ -219,7 +219,7 @@ def test_interrupt_tells_how_many_results_came(make_executor, gate, unordered):
 
     def interrupt():
         gate.wait_until_begun()
-        time.sleep(0.1)  # until the results are waited for; if it comes earlier, it is raised all the same
+        wait_until(lambda: main_thread_is_in("_next", map_results.__file__))
         os.kill(os.getpid(), signal.SIGINT)
 
     results = exe.map(hold_or_square, [gate.path] * 4, range(4), [2] * 4, unordered=unordered, chunksize=1)

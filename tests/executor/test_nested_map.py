@@ -9,7 +9,7 @@ import pytest
 
 from pympipool import Executor
 
-LIMIT_S = 30
+LIMIT_S = 60
 MASTER = os.getpid()
 used = None  # the executor, for code that runs while something is pickled or unpickled
 

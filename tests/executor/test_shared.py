@@ -146,6 +146,7 @@ def test_memory_is_released_with_last_handle(executor):
     assert shared_memory_of(os.getpid()) == []
     rows = share(ROWS)
     assert executor.submit(row_sum, rows, 1).result() == ROWS[1].sum()
+    wait_until(lambda: len(executor.info["workers"]) == 1)
     [worker] = executor.info["workers"]
     assert len(shared_memory_of(worker["pid"])) == len(shared_memory_of(os.getpid())) == 1
     cycle = [rows]

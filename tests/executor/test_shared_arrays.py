@@ -225,8 +225,7 @@ def test_kept_array_of_ended_one_lives_again(executor):
     array = shared_array((2, 3), fill=1)
     executor.submit(keep, array).result()
     del array
-    gc.collect()
-    assert describe_shared() == ""
+    wait_until(lambda: gc.collect() is not None and describe_shared() == "")
     assert executor.submit(read_kept).result() == [1] * 3
     again = executor.submit(return_kept).result()
     again[0] = 9
@@ -238,6 +237,7 @@ def test_memory_is_released_everywhere(executor):
     gc.collect()
     array = shared_array(ODD_BYTES, "u1")
     executor.submit(fill, array, 1).result()
+    wait_until(lambda: len(executor.info["workers"]) == 1)
     [worker] = executor.info["workers"]
     assert len(mappings_of(worker["pid"])) == len(mappings_of(os.getpid())) == 1
     del array

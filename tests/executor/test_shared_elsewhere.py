@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -95,7 +94,7 @@ def use_everywhere(exe, rows, make_gate):
 
 def test_workers_of_a_host_get_one_copy(start, make_gate):
     exe = start(2)
-    list(exe.map(time.sleep, [0.1] * 4, chunksize=1))
+    wait_until(lambda: len(pids_of(exe)) == 2)
     before = sent_bytes()
     use_everywhere(exe, share(ROWS), make_gate)
     assert ROWS.nbytes <= sent_bytes() - before < 1.2 * ROWS.nbytes
@@ -220,8 +219,8 @@ class Transfer:
 
     def __init__(self, exe):
         self.exe = exe
-        self.pids = set(exe.map(lambda _: (time.sleep(0.1), pid())[1], range(4), chunksize=1))
-        assert len(self.pids) == 2
+        wait_until(lambda: len(pids_of(exe)) == 2)
+        self.pids = set(pids_of(exe))
         self.data = share(np.ones(LARGE_BYTES, np.uint8))
         self.call = exe.submit(lambda data: (int(data[-1]), os.getpid()), self.data)
         wait_until(lambda: any(map(receives, self.pids)))

@@ -9,7 +9,7 @@ import pytest
 
 from pympipool import Executor
 from support.calls import add, hold, pid, sleep_and_return, square
-from support.processes import still_alive
+from support.processes import is_alive, still_alive
 from support.timing import best
 from support.waiting import wait_until
 
@@ -178,7 +178,7 @@ def test_waiting_shutdown_after_other_waits_for_calls(make_executor, gate):
     gate.open()
     exe.shutdown(wait=True)
     assert call.done()
-    assert not psutil.pid_exists(call.result())
+    assert not is_alive(call.result())
 
 
 def test_waiting_shutdown_directly_after_other_returns(block_allocation):

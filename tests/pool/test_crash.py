@@ -10,7 +10,7 @@ import pytest
 from pympipool import Executor
 from pympipool.pool import event_loop
 from support.calls import square
-from support.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 
 @pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
@@ -30,8 +30,8 @@ def test_crash_of_supervisor_fails_all_calls(block_allocation, monkeypatch):
     loop.call(lambda: None)
     for call in calls:
         with pytest.raises(BrokenExecutor, match="unexpected failure"):
-            call.result(timeout=20)
+            call.result(timeout=LIMIT_S)
     with pytest.raises((BrokenExecutor, RuntimeError), match="unexpected failure"):
-        exe.submit(square, 4).result(timeout=20)
+        exe.submit(square, 4).result(timeout=LIMIT_S)
     exe.shutdown()
     assert not loop.thread.is_alive()

@@ -11,7 +11,7 @@ from pympipool._util.service_threads import flush_records
 from pympipool.pool import event_loop
 from pympipool.pool.event_loop import EventLoop, HandlerGroup
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pympipool.pool.event_loop import EventLoop
 from pympipool.pool.helper_checks import HelperChecks
 from support.waiting import wait_until
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class FailingOnce:

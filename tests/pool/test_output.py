@@ -21,7 +21,7 @@ from pympipool.pool.output import Output, OutputWriter
 from support.scripts import script_environment
 from support.waiting import wait_until
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture

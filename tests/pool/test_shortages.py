@@ -62,7 +62,7 @@ def test_executor_serves_again_after_descriptor_shortage(tmp_path, mark, place, 
     path = tmp_path / "script.py"
     path.write_text(DESCRIPTORS)
     command = [sys.executable, str(path), place, str(free)]
-    subprocess.run(command, env=script_environment(mark), check=True, timeout=60)
+    subprocess.run(command, env=script_environment(mark), check=True, timeout=150)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.forkserver import ForkserverSpawner
 from support.processes import is_alive
 from support.scripts import Script
-from support.waiting import wait_until
+from support.timing import in_time
+from support.waiting import LIMIT_S, wait_until
 
 
 @pytest.fixture
@@ -40,10 +41,11 @@ def immortal(monkeypatch):
 
 def test_worker_that_cannot_be_killed_is_abandoned(immortal, caplog):
     with Executor(max_workers=1, block_allocation=True, run_time_max=0.2) as exe:
-        call = exe.submit(os.kill, exe.submit(os.getpid).result(), signal.SIGSTOP)
-        assert isinstance(call.exception(30), TimeoutError)
-        assert exe.submit(pow, 2, 3).result(30) == 8
-    assert f"process {immortal[0]} on" in caplog.text
+        worker = in_time(lambda: exe.submit(os.getpid).result())
+        call = exe.submit(os.kill, worker, signal.SIGSTOP)
+        assert isinstance(call.exception(LIMIT_S), TimeoutError)
+        assert in_time(lambda: exe.submit(pow, 2, 3).result(LIMIT_S)) == 8
+    assert f"process {worker} on" in caplog.text
     assert "is abandoned" in caplog.text
 
 
@@ -53,7 +55,7 @@ def test_interrupted_executor_ends_without_immortal_worker(immortal):
     call = exe.submit(os.kill, pid, signal.SIGSTOP)
     wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     exe.__exit__(KeyboardInterrupt, None, None)
-    assert call.exception(30) is not None
+    assert call.exception(LIMIT_S) is not None
 
 
 STOPPED = """
@@ -61,7 +63,8 @@ import os, signal, subprocess, sys, time
 from pympipool import Executor
 me = str(os.getpid())
 with Executor(max_workers=1, cores_per_worker=2, block_allocation=True, connect_timeout=3) as exe:
-    resume = subprocess.Popen(["sh", "-c", "sleep 4; kill -CONT " + me])
+    ranks_are_here = "until [ $(grep -c " + exe._engine.pool.supervisor.listener.address + " /proc/net/unix) -ge 3 ]"
+    resume = subprocess.Popen(["sh", "-c", ranks_are_here + "; do sleep 0.1; done; sleep 3.5; kill -CONT " + me])
     os.kill(os.getpid(), signal.SIGSTOP)
     print(exe.submit(pow, 2, 3).result(timeout=60))
 resume.wait()
@@ -84,7 +87,7 @@ def echo_length(data):
 def test_settings_larger_than_a_socket_arrive():
     data = bytes(20_000_000)
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"data": data}) as exe:
-        assert exe.submit(echo_length).result(30) == 20_000_000
+        assert exe.submit(echo_length).result(LIMIT_S) == 20_000_000
 
 
 @pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
@@ -96,12 +99,12 @@ def test_worker_that_ends_at_once_is_replaced(block_allocation, monkeypatch):
         process = start(self, request)
         if not ended:
             process.kill()
-            ended.append(process.wait(30))
+            ended.append(process.wait(LIMIT_S))
         return process
 
     monkeypatch.setattr(spawner, "start", start_and_kill)
     with Executor(max_workers=1, block_allocation=block_allocation) as exe:
-        assert exe.submit(pow, 2, 3).result(30) == 8
+        assert exe.submit(pow, 2, 3).result(LIMIT_S) == 8
     assert ended == [-signal.SIGKILL]
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from concurrent import futures
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from pympipool import Executor, trace
+from pympipool import executor as executor_module
 from pympipool.errors import DrainedError
 from pympipool.execution import engine
 from support import interrupt_rounds
 from support.calls import hold, hold_or_square, square
 from support.interrupts import Interrupt, interrupted_everywhere
 from support.scripts import run_program
-from support.waiting import wait_until
+from support.waiting import main_thread_is_in, wait_until
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture(params=[False, True], ids=["per_call", "block_allocation"])
@@ -274,7 +274,7 @@ def test_ctrl_c_in_end_of_block_ends_calls(block_allocation, gate):
 
     def press():
         gate.wait_until_begun()
-        time.sleep(0.1)  # the main thread is waiting by now
+        wait_until(lambda: main_thread_is_in("shutdown", executor_module.__file__))
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=press)
@@ -314,7 +314,7 @@ def test_twice_interrupted_constructor_leaves_no_thread(block_allocation, monkey
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with monkeypatch.context() as patches:
         patches.setattr(engine.trace_registry, "register", interrupt)
         patches.setattr(engine.ExitStack, "__exit__", interrupt)  # nothing of what was made is ended there
@@ -322,14 +322,14 @@ def test_twice_interrupted_constructor_leaves_no_thread(block_allocation, monkey
             Executor(backend="mpi", max_workers=1, block_allocation=block_allocation)
         except KeyboardInterrupt:
             pass
-    wait_until(lambda: threading.active_count() == before, LIMIT_S)
+    wait_until(lambda: set(threading.enumerate()) <= before, LIMIT_S)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that the collector closes
 @pytest.mark.parametrize(("name", "step"), [("pympipool_supervisor", 1), ("pympipool_callbacks", 9)])
 def test_interrupted_cleanup_of_constructor_leaves_no_thread(name, step, monkeypatch):
     """Ctrl-C ends the start of a thread before it has begun, and a second one strikes at each point of the clean-up."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     start = threading.Thread.start
 
     def interrupted_start(thread):
@@ -353,7 +353,7 @@ def test_interrupted_cleanup_of_constructor_leaves_no_thread(name, step, monkeyp
         if step > 1:
             gc.collect()  # the executor may be in the frames of the interrupts, which refer to each other
         try:
-            wait_until(lambda: threading.active_count() == before, 5.0)
+            wait_until(lambda: set(threading.enumerate()) <= before, LIMIT_S)
         except AssertionError:
             pytest.fail(f"an interrupt at {second.place} leaves {threading.enumerate()}")
         if second.place is None:

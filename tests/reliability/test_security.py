@@ -1,6 +1,7 @@
 """No other user can connect to an executor, or read its data."""
 
 import os
+import queue
 import socket
 import stat
 import time
@@ -10,7 +11,8 @@ import psutil
 import pytest
 
 from pympipool import Executor
-from support.waiting import wait_until
+from pympipool.transport.control_server import Connection
+from support.waiting import LIMIT_S, wait_until
 
 LAUNCHERS = ("mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prted", "orted")
 """Programs of MPI that listen on a port of their own: MPICH's mpiexec for its proxies. Ranks inherit the socket."""
@@ -119,10 +121,9 @@ def test_shutdown_closes_unauthenticated_connections(make_block_executor, forked
     address = exe._engine.pool.supervisor.listener.address
     release, hold = os.pipe()
     with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.settimeout(20)
-        before = psutil.Process().num_fds()
+        stranger.settimeout(LIMIT_S)
         stranger.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        wait_until(lambda: psutil.Process().num_fds() > before)
+        wait_until(lambda: connections_of(exe) == 2)  # it, and the worker
         child = os.fork() if forked else None
         if child == 0:
             os.close(hold)
@@ -136,6 +137,13 @@ def test_shutdown_closes_unauthenticated_connections(make_block_executor, forked
             os.close(release)
             if child is not None:
                 os.waitpid(child, 0)
+
+
+def connections_of(exe):
+    """Return how many control connections an executor has accepted."""
+    loop, counts = exe._engine.pool.loop, queue.SimpleQueue()
+    loop.call(lambda: counts.put(sum(isinstance(one, Connection) for one in loop.watched())))
+    return counts.get(timeout=LIMIT_S)
 
 
 def test_half_open_connections_do_not_block_worker_replacement(make_block_executor):

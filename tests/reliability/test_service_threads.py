@@ -21,6 +21,7 @@ from pympipool import Executor
 from pympipool._util import service_threads
 from pympipool.errors import WorkerDied
 from support.nasty_exceptions import Frozen, Refuses
+from support.timing import in_time
 from support.waiting import wait_until
 
 LIMIT_S = 60
@@ -137,18 +138,23 @@ def blocked():
 
 def test_logging_handler_that_blocks_delays_no_call(blocked, make_executor):
     exe = make_executor(run_time_max=0.5)
-    assert isinstance(exe.submit(os._exit, 3).exception(LIMIT_S), WorkerDied)
+    in_time(lambda: died(exe))
     assert isinstance(exe.submit(time.sleep, 100).exception(LIMIT_S), TimeoutError)
-    assert exe.submit(abs, -1).result(LIMIT_S) == 1
+    assert in_time(lambda: exe.submit(abs, -1).result(LIMIT_S)) == 1
     exe.shutdown()
     assert not exe._engine.pool.loop.thread.is_alive()
     blocked.may_go_on.set()
     service_threads.flush_records()
-    died = next(record for record in blocked.records if record.levelno == logging.WARNING)
-    assert "ended with exit code 3" in died.getMessage()
-    assert died.threadName == "pympipool_supervisor"
-    assert died.filename == "failures.py"
+    record = next(one for one in blocked.records if "ended with exit code 3" in one.getMessage())
+    assert record.levelno == logging.WARNING
+    assert record.threadName == "pympipool_supervisor"
+    assert record.filename == "failures.py"
     assert "pympipool_log" not in [thread.name for thread in threading.enumerate()]
+
+
+def died(exe):
+    with pytest.raises(WorkerDied):
+        exe.submit(os._exit, 3).result(LIMIT_S)
 
 
 def test_dropped_log_records_are_counted(blocked, monkeypatch):
@@ -249,8 +255,7 @@ def test_broken_executor_keeps_no_frames_of_callers():
 
     with Executor(max_workers=1, block_allocation=True, init_function=raise_import_error) as exe:
         kept = [call(exe)[0] for _ in range(10)]
-        gc.collect()
-        assert [one() for one in kept] == [None] * 10
+        wait_until(lambda: gc.collect() is not None and [one() for one in kept] == [None] * 10)
         errors = [exe.submit(abs, 1).exception(LIMIT_S) for _ in range(2)]
     assert errors[0] is not errors[1]
     assert errors[0].__cause__ is not errors[1].__cause__
@@ -275,9 +280,8 @@ def test_executor_without_threads_leaves_nothing(monkeypatch, room):
     with pytest.raises(RuntimeError, match="can't start new thread"):
         Executor(max_workers=1, block_allocation=True)
     monkeypatch.undo()
-    gc.collect()
-    assert {one for one in threading.enumerate() if one.is_alive()} <= threads
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    wait_until(lambda: {one for one in threading.enumerate() if one.is_alive()} <= threads)
+    wait_until(lambda: gc.collect() is not None and len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def test_interrupted_start_runs_thread_or_revokes_it(monkeypatch):

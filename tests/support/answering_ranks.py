@@ -11,7 +11,7 @@ from pympipool._core.future import Future
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, dump_exception, load_exception
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class AnsweringRanks:

@@ -13,7 +13,7 @@ from pympipool._core.link_group import LinkGroup
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 SHORT_NS = 100
 
 

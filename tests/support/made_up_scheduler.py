@@ -5,12 +5,20 @@ from __future__ import annotations
 import pickle
 
 from pympipool.detached.run import Job
+from pympipool.detached.schedulers import State, TaskState
 from pympipool.errors import WorkerStartError
 from support.waiting import wait_until
 
+WAITING = TaskState(State.WAITING)
+
 
 class MadeUpScheduler:
-    """Runs nothing: a test says what it answers, and ends calls itself."""
+    """Runs nothing: a test says what it answers, and ends calls itself.
+
+    Attributes:
+        requests: The submitted jobs, by their names "1", "2", ...
+        answers: The states of tasks, by job and number; None: the task is not known any more. The others wait in the queue.
+    """
 
     name = "slurm"
     settle_s = 0.0
@@ -42,7 +50,10 @@ class MadeUpScheduler:
 
     def states(self, jobs):
         self.questions += 1
-        return None if self.is_silent else {key: state for key, state in self.answers.items() if key[0] in jobs}
+        if self.is_silent:
+            return None
+        queued = {(job, task): WAITING for job in jobs for task in range(self.requests[job].tasks)}
+        return {key: state for key, state in (queued | self.answers).items() if key[0] in jobs and state is not None}
 
     def cancel(self, job, tasks):
         self.cancelled.append((job, tasks))

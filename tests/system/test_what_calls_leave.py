@@ -17,7 +17,7 @@ from pympipool.pool import block_pool, per_call_pool, supervisor
 from pympipool.pool.event_loop import EventLoop
 from pympipool.pool.output import Output, OutputWriter
 
-LIMIT_S = 30
+LIMIT_S = 60
 
 RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
 
@@ -116,7 +116,7 @@ def test_programs_started_by_calls_end_with_worker(ranks, block_allocation):
     for pid in [pids] if ranks == 1 else pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             programs.append(psutil.Process(pid))
-    _, alive = psutil.wait_procs(programs, 5)
+    _, alive = psutil.wait_procs(programs, LIMIT_S)
     for program in alive:
         program.kill()
     assert alive == []
@@ -164,7 +164,7 @@ def test_failed_rank_with_closed_output_ends(monkeypatch):
         max_cores=2, cores_per_worker=2, block_allocation=True, init_function=close_stdout_and_fail_on_one_rank
     ) as exe:
         call = exe.submit(pow, 2, 3)
-        done, _ = futures.wait([call], 20)
+        done, _ = futures.wait([call], LIMIT_S)
         for process in psutil.Process().children(recursive=True) if not done else ():
             process.kill()
         assert done

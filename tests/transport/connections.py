@@ -22,7 +22,7 @@ from pympipool.transport.tcp.handshake import (
 )
 from pympipool.transport.tcp.stream import Stream
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 STREAM_KEY = bytes(32)
 

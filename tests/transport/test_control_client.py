@@ -4,14 +4,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from pympipool.transport import local_unix
+from pympipool.transport import control_client, local_unix
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
+from support.waiting import main_thread_is_in, wait_until
 from transport.connections import LIMIT_S, OTHER_USER, accept_from, needs_root, wait_readable
 
 KEY = "ab" * 32
@@ -112,7 +114,7 @@ class Late(Exception):
 def receive_to_the_end(connection):
     """Receive until the worker hangs up, which raises EOFError."""
     while True:
-        assert wait_readable(connection, limit_s=5.0)
+        assert wait_readable(connection)
         connection.receive_available()
 
 
@@ -123,12 +125,19 @@ def test_interrupted_request_leaves_no_answer_behind(pair):
     def late(*_):
         raise Late
 
+    def interrupt():
+        assert wait_readable(connection)  # the request has been sent
+        wait_until(lambda: main_thread_is_in("_take_answer", control_client.__file__))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
     before = signal.signal(signal.SIGALRM, late)
+    sender = threading.Thread(target=interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        sender.start()
         with pytest.raises(Late):
             worker.request_script_object("A")
     finally:
+        sender.join()
         signal.signal(signal.SIGALRM, before)
     for name in ("A", "B"):
         connection.send(("script_object", name.encode()))

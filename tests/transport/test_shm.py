@@ -8,7 +8,7 @@ from pympipool._core import ring
 from pympipool._core.channel import MasterChannel
 from pympipool.transport.shm import ShmLink, open_channel
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -154,7 +155,11 @@ def test_slow_import_delays_no_call(module):
         forkserver = the_forkserver()
         wait_until(lambda: len(forkserver.children()) == 1)
         (importing,) = forkserver.children()
-        opened = {file.name: os.readlink(file) for file in Path(f"/proc/{importing.pid}/fd").iterdir()}
+        wait_until(lambda: importing.status() == psutil.STATUS_SLEEPING)  # in the module
+        opened = {}
+        for file in Path(f"/proc/{importing.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # of a file that it has read meanwhile
+                opened[file.name] = os.readlink(file)
         assert [file for number, file in opened.items() if int(number) > 2 and file.startswith("pipe:")] == []
     wait_until(lambda: not importing.is_running())
 

@@ -17,10 +17,13 @@ from pympipool.diagnostics.live.report import add_memory
 from pympipool.transport.frames import VIEWER_MAGIC
 
 if not IS_WINDOWS:
-    from pympipool.transport.local_unix import peer_uid
+    from pympipool.transport.local_unix import peer_pid, peer_uid
 
 ANSWER_LIMIT_S = 0.5
 """Time that an executor has to answer: one whose script is stopped does not."""
+
+PATIENT_LIMIT_S = 10.0
+"""The same for executors of a script that is asked for by its process id: a busy one may be late."""
 
 ANSWER_MAX = 4 << 20
 """Bytes of an answer that are read at most."""
@@ -51,11 +54,11 @@ def find_scripts(pid: int | None = None) -> list[Script]:
     """Return the scripts that answer, sorted by process id.
 
     Args:
-        pid: Only this process.
+        pid: Only this process. Others are not asked, where the system tells whose a socket is.
     """
     found: dict[int, list[dict[str, Any]]] = {}
     for address in _addresses():
-        status = _ask(address)
+        status = _ask(address, pid)
         if status is not None and pid in (None, status["pid"]):
             found.setdefault(status["pid"], []).append(status)
     return [Script(one, statuses[0]["script"], tuple(statuses)) for one, statuses in sorted(found.items())]
@@ -70,13 +73,17 @@ def _addresses() -> list[str]:
     return [f"\0{name[1]}" for name in names if name]
 
 
-def _ask(address: str) -> dict[str, Any] | None:
-    """Return what an executor answers; None if it is not one of this user, has ended, or does not answer."""
+def _ask(address: str, pid: int | None) -> dict[str, Any] | None:
+    """Return what an executor answers; None if it is not one of this user, or of another process, has ended, or is silent."""
     with suppress(OSError, ValueError, KeyError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ANSWER_LIMIT_S)
         connection.connect(address)
         if peer_uid(connection) != os.geteuid():
             return None
+        if pid is not None and (peer := peer_pid(connection)) is not None:
+            if peer != pid:
+                return None
+            connection.settimeout(PATIENT_LIMIT_S)
         connection.sendall(VIEWER_MAGIC)
         answer = bytearray()
         while len(answer) < ANSWER_MAX and (data := connection.recv(1 << 16)):

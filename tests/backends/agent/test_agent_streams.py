@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -94,10 +95,13 @@ def test_workers_of_agents_need_no_descriptor(make_executor):
     exe.max_workers = CORES
     wait_until(lambda: len(exe.info["workers"]) == CORES)
     assert sorted(exe.map(square, range(20))) == [i * i for i in range(20)]
-    assert descriptors_of_master_and_relay() == before
+    of_master, of_relay = descriptors_of_master_and_relay()
+    assert of_master <= before[0]
+    assert of_relay <= before[1]
 
 
 def descriptors_of_master_and_relay():
+    gc.collect()
     return psutil.Process().num_fds(), relay_process().num_fds()
 
 

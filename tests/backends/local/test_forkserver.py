@@ -42,7 +42,6 @@ def exe():
 @pytest.fixture
 def short_timeouts(monkeypatch):
     monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(module, "FIRST_ANSWER_TIMEOUT_S", 5.0)
 
 
 def request(number, **variables):
@@ -94,7 +93,7 @@ def test_stopped_forkserver_is_replaced(exe, short_timeouts):
     (stopped,) = forkservers()
     stopped.suspend()
     assert [exe.submit(pow, 2, i).result() for i in range(3)] == [1, 2, 4]
-    assert not is_alive(stopped.pid)
+    wait_until(lambda: not is_alive(stopped.pid))
 
 
 def test_stopped_forkserver_hinders_no_end(exe):
@@ -108,13 +107,13 @@ def test_stopped_forkserver_hinders_no_end(exe):
     exe.shutdown(cancel_futures=True, wait=False)
     exe.__exit__(KeyboardInterrupt, None, None)
     assert waiting.cancelled() or waiting.exception() is not None
-    assert not is_alive(stopped.pid)
+    wait_until(lambda: not is_alive(stopped.pid))
 
 
 def test_time_limit_holds_without_forkserver(short_timeouts):
-    with Executor(max_workers=1, block_allocation=False, run_time_max=0.5) as exe:
+    with Executor(max_workers=1, block_allocation=False) as exe:
         exe.submit(pow, 2, 3).result()
-        call = exe.submit(time.sleep, 1000)
+        call = exe.submit(time.sleep, 1000, resource_dict={"run_time_max": 0.5})
         wait_until(call.running)
         (stopped,) = forkservers()
         stopped.suspend()
@@ -129,7 +128,7 @@ def test_request_to_stopped_forkserver_returns_at_once(spawner, short_timeouts):
     stopped.suspend()
     workers = [spawner.start(request(number, TEXT="x" * 50_000)) for number in range(2, 42)]
     assert wait_for(workers, spawner) == [EXIT_CODE] * 40
-    assert not is_alive(stopped.pid)
+    wait_until(lambda: not is_alive(stopped.pid))
 
 
 def test_requests_survive_killed_forkservers(spawner):
@@ -166,7 +165,7 @@ def test_request_without_memory_leaves_nothing(spawner, monkeypatch):
         patches.setattr(module.Forkserver, "send", refuse)
         with pytest.raises(MemoryError):
             spawner.start(request(2))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert spawner.check() is None  # it asks for no worker that nothing knows
     assert wait_for([spawner.start(request(3))], spawner) == [EXIT_CODE]
 

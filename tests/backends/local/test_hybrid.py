@@ -20,7 +20,9 @@ from pympipool.backends.local.hybrid import DIRECT_STARTS, HybridSpawner
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.pool import block_pool
+from support.calls import hold as hold_at
 from support.processes import is_alive
+from support.waiting import wait_until
 
 
 def hold(seconds):
@@ -94,25 +96,30 @@ def pidfd(request, monkeypatch):
         monkeypatch.setattr("pympipool._util.exit_codes.open_pidfd", lambda pid: None)
 
 
-def test_workers_survive_their_forkserver(pidfd):
+def test_workers_survive_their_forkserver(pidfd, gate):
     with Executor(max_workers=DIRECT_STARTS + 2, block_allocation=True) as exe:
         pids = pids_of(exe, DIRECT_STARTS + 2)
-        running = [exe.submit(hold, 0.5) for _ in range(DIRECT_STARTS + 2)]
+        running = [exe.submit(hold_at, gate.path) for _ in range(DIRECT_STARTS + 2)]
+        gate.wait_until_begun(DIRECT_STARTS + 2)
         forkserver_of(pids).kill()
-        assert {call.result() for call in running} <= pids
+        gate.open(DIRECT_STARTS + 2)
+        assert {call.result() for call in running} == pids
         assert pids_of(exe, DIRECT_STARTS + 2) == pids
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_worker_without_forkserver_is_replaced_when_it_dies(pidfd):
+def test_worker_without_forkserver_is_replaced_when_it_dies(pidfd, gate):
     with Executor(max_workers=DIRECT_STARTS + 1, block_allocation=True) as exe:
         pids = pids_of(exe, DIRECT_STARTS + 1)
         (forked,) = forked_among(pids)
         forkserver = forkserver_of(pids)
-        running = [exe.submit(hold, 0.5) for _ in range(DIRECT_STARTS + 1)]
+        running = [exe.submit(hold_at, gate.path) for _ in range(DIRECT_STARTS + 1)]
+        gate.wait_until_begun(DIRECT_STARTS + 1)
         forkserver.kill()
         time.sleep(0.1)  # the master notices the end of the forkserver meanwhile; if not yet, the test covers less
         os.kill(forked, signal.SIGTERM)
+        wait_until(lambda: any(call.done() for call in running))
+        gate.open(DIRECT_STARTS)
         (error,) = [call.exception() for call in running if call.exception() is not None]
         assert isinstance(error, WorkerDied)
         assert error.pid == forked

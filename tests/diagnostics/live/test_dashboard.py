@@ -236,12 +236,13 @@ def test_connections_with_the_secret_stay(exe, monkeypatch, tmp_path):
 
 def test_a_slow_request_is_ended(exe, monkeypatch):
     """Each of its parts comes in time."""
-    monkeypatch.setattr(server, "REQUEST_LIMIT_S", 0.5)
     dashboard = exe.dashboard()
+    monkeypatch.setattr(server, "REQUEST_LIMIT_S", 0.5)
     with socket.create_connection(("127.0.0.1", urlsplit(dashboard.url).port), LIMIT_S) as slow:
         slow.sendall(b"GET / HTTP/1.0\r\nName: ")
         slow.setblocking(False)
         wait_until(lambda: has_ended(slow), LIMIT_S)
+    monkeypatch.undo()  # a busy machine may take longer for a request
     assert answers(dashboard)
 
 

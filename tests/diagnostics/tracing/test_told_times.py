@@ -15,7 +15,7 @@ from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.worker.batches import SAMPLE_CALLS, run_each
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture
