@@ -167,7 +167,8 @@ class Relay:
             self._process, self._socket = subprocesses.popen_with_socket(
                 command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
             )
-            pass_descriptors(self._socket, f"{address} {key}\n".encode(), [listener.fileno()])
+            with contextlib.suppress(ConnectionError):  # it has ended: `_receive_answer` finds out
+                pass_descriptors(self._socket, f"{address} {key}\n".encode(), [listener.fileno()])
         self._since_start = RunningClock()
         self._socket.setblocking(False)
         if self._has_port and not self._hosts:

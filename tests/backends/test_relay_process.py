@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from pympipool.backends import relay_process
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
+from pympipool.transport.fork_requests import pass_descriptors
 from pympipool.transport.tcp import sockets
 from support.unseen_listener import UnseenListener
 from support.waiting import wait_until
@@ -59,6 +61,18 @@ def test_failed_search_for_addresses_tells_why(relay, request_of_worker, monkeyp
             relay.environment(request_of_worker)
     wait_until(lambda: relay.prepare(request_of_worker))
     assert relay.environment(request_of_worker)["PYMPIPOOL_TCP"]
+
+
+def test_relay_that_ends_at_once_is_told(relay, request_of_worker, monkeypatch):
+    def pass_late(*arguments):
+        relay._process.wait()
+        pass_descriptors(*arguments)
+
+    monkeypatch.setattr(relay_process, "program_command", lambda *_: [sys.executable, "-c", ""])
+    monkeypatch.setattr(relay_process, "pass_descriptors", pass_late)
+    wait_until(lambda: relay.prepare(request_of_worker))
+    with pytest.raises(WorkerStartError, match="does not start: it ended at once"):
+        relay.environment(request_of_worker)
 
 
 def test_odd_host_name_hides_no_addresses(monkeypatch):
