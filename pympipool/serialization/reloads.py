@@ -16,6 +16,9 @@ import cloudpickle
 SPECS: dict[str, Any] = {}
 """The spec of each module that was pickled by reference. A reload that changes nothing gives it a new one."""
 
+SPAWNED_SCRIPT = "__mp_main__"
+"""What multiprocessing calls the script's module in its processes that are no forks of the script."""
+
 _versions: dict[str, tuple[int, int] | None] = {}
 """The version of the file of each of these modules, at the time when that was done first."""
 
@@ -23,13 +26,19 @@ _versions: dict[str, tuple[int, int] | None] = {}
 def notice_reload(name: Any) -> bool:
     """Have cloudpickle pickle a module by value if it was edited and reloaded after it was first pickled by reference.
 
+    The same holds for the script in a process that multiprocessing has started afresh: there its functions have the module
+    `SPAWNED_SCRIPT`, which no worker can import.
+
     Args:
         name: The name of the module.
 
     Returns:
-        True if the module was edited and reloaded.
+        True if the module is pickled by value for one of these reasons.
     """
     module = sys.modules.get(name) if isinstance(name, str) else None
+    if name == SPAWNED_SCRIPT and module is not None:
+        cloudpickle.register_pickle_by_value(module)
+        return True
     spec = getattr(module, "__spec__", None)
     if spec is None or name == "__main__":
         return False
