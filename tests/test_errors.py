@@ -72,6 +72,8 @@ def test_message_of_worker_died_is_complete():
         (-64, "SIGRTMAX", "died of SIGRTMAX"),
         (-99, "signal 99", "signal 99"),
         (255, None, "exit code 255"),
+        (0xC0000005, None, "exit code 0xc0000005 (access violation)"),
+        (0xC0000999, None, "exit code 0xc0000999"),
         (None, None, "unexpectedly"),
     ],
 )

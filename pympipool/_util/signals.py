@@ -3,7 +3,7 @@
 A process inherits blocked and ignored signals. A program with `signalfd`, `sigwait` or a thread for signals has most of
 them blocked. A worker, fork server or mpiexec with SIGCHLD blocked would never notice the end of a child.
 
-    reset()        our own programs begin with it: nothing blocked, default actions
+    reset()        our own programs begin with it: nothing blocked, default actions; on Windows no windows about crashes
     reset_first()  makes the command of another program begin with it
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 from pympipool._util.cmodules import signal
-from pympipool._util.platform import HAS_SIGNALS
+from pympipool._util.platform import HAS_SIGNALS, IS_WINDOWS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,19 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def reset() -> None:
-    """Unblock all signals, and restore the default actions of ignored ones. Only for the main thread of a program."""
-    if not HAS_SIGNALS:
+    """Unblock all signals, and restore the default actions of ignored ones. Only for the main thread of a program.
+
+    On Windows, which has no signals, let a crash end the program at once: nobody would close a window that tells of it.
+    """
+    if IS_WINDOWS:
+        import msvcrt
+
+        msvcrt.SetErrorMode(
+            msvcrt.GetErrorMode()
+            | msvcrt.SEM_FAILCRITICALERRORS
+            | msvcrt.SEM_NOGPFAULTERRORBOX
+            | msvcrt.SEM_NOOPENFILEERRORBOX
+        )
         return
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in _ignored():

@@ -287,18 +287,32 @@ def signal_name(exit_code: int | None) -> str | None:
         return f"signal {number}" if exit_code < 0 else None
 
 
+_CRASHES = {
+    0xC0000005: " (access violation)",
+    0xC0000017: " (no memory)",
+    0xC00000FD: " (stack overflow)",
+    0xC0000135: " (a DLL is missing)",
+    0xC0000142: " (a DLL did not start)",
+    0xC0000409: " (abort, or a damaged stack)",
+}
+"""Exit codes with which Windows ends a process."""
+
+
 def describe_exit(exit_code: int | None) -> str:
     """Return how a process ended, as text that follows its name in a message.
 
     Examples:
         >>> describe_exit(-11), describe_exit(137), describe_exit(3)
         ('died of SIGSEGV', 'died of SIGKILL (exit code 137)', 'ended with exit code 3')
+        >>> describe_exit(3221225477)
+        'ended with exit code 0xc0000005 (access violation)'
     """
     if exit_code is None:
         return "ended unexpectedly"
     name = signal_name(exit_code)
     if name is None:
-        return f"ended with exit code {exit_code}"
+        number = f"{exit_code:#x}" if exit_code > 0x7FFFFFFF else str(exit_code)
+        return f"ended with exit code {number}{_CRASHES.get(exit_code, '')}"
     return f"died of {name}" if exit_code < 0 else f"died of {name} (exit code {exit_code})"
 
 

@@ -1,5 +1,6 @@
 """Calls, maps and dependencies."""
 
+import faulthandler
 import os
 import sys
 import time
@@ -73,6 +74,14 @@ def test_dead_worker_fails_its_call_alone(make):
     with pytest.raises(WorkerDied, match="exit code 7"):
         exe.submit(os._exit, 7).result(LIMIT_S)
     assert exe.submit(pow, 2, 5).result(LIMIT_S) == 32
+
+
+def test_crash_is_named_and_opens_no_window(make):
+    msvcrt = pytest.importorskip("msvcrt", reason="on other systems signals tell of a crash")
+    exe = make()
+    assert exe.submit(msvcrt.GetErrorMode).result(LIMIT_S) & msvcrt.SEM_NOGPFAULTERRORBOX
+    with pytest.raises(WorkerDied, match=r"exit code 0xc0000005 \(access violation\)"):
+        exe.submit(faulthandler._read_null).result(LIMIT_S)
 
 
 def complain_and_die():
