@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
 STANDARD = find_peer("ProcessPoolExecutor")
 EFFORT = Effort(rounds=5, budget_s=0.2)
-ATTEMPTS = 3
+ATTEMPTS = 6  # only a case that misses its bound takes more than one
 
 PUSH_INSTRUCTIONS = 120
 """Bound for pushing a record of 64 bytes, including its memcpy and the loop of ring.c. Gcc 12 on x86-64: 105."""

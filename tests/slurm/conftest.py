@@ -19,6 +19,7 @@ from pympipool.backends.slurm import job_watch
 from support.places import SCHEDULER_TIMEOUT_S
 from support.processes import own_processes, still_alive
 from support.slurm_cluster import END_S, WANTED
+from support.waiting import wait_until
 
 
 def pytest_collection_modifyitems(items):
@@ -42,7 +43,7 @@ def cluster(running_cluster, monkeypatch, mark):
     running_cluster.repair()
     assert running_cluster.wait_until_empty() == ""
     assert still_alive([process for process in own_processes(mark) if process not in processes], END_S) == []
-    assert psutil.Process().net_connections("inet") == []
+    wait_until(lambda: psutil.Process().net_connections("inet") == [])
 
 
 @pytest.fixture

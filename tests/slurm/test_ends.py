@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -64,8 +65,12 @@ def hold_the_lock(seconds):
 
 def workers_elsewhere(mark):
     """Return our processes on the second host, which are those in another network namespace."""
-    here = os.readlink("/proc/self/ns/net")
-    return [one for one in marked_processes(mark) if os.readlink(f"/proc/{one.pid}/ns/net") != here]
+    here, found = os.readlink("/proc/self/ns/net"), []
+    for process in marked_processes(mark):
+        with contextlib.suppress(FileNotFoundError):  # it has ended, as questions to the controller do
+            if os.readlink(f"/proc/{process.pid}/ns/net") != here:
+                found.append(process)
+    return found
 
 
 def sruns():

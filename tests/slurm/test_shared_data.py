@@ -59,7 +59,7 @@ def row_sums(count):
 
 def test_data_cross_the_link_once(make_executor, cluster):
     exe = make_executor(WORKERS, f"--nodelist={cluster.second}")
-    list(exe.map(time.sleep, [0.5] * WORKERS, chunksize=1))
+    wait_until(lambda: len(exe.info["workers"]) == WORKERS)
     rows = share(ROWS)
     before = received_bytes(cluster)
     seen = list(exe.map(use, [rows] * WORKERS, range(WORKERS), chunksize=1))

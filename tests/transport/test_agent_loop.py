@@ -54,7 +54,7 @@ def test_nothing_is_left_of_unattached_agent(kind, monkeypatch):
     with pytest.raises(OSError, match=r"no room|descriptor|closed|socket"):
         relay._attach_agent(ours, keepalives[0], (0, 0, 0, (b"report", b"")))
     assert (loop.link_count, loop._links, relay._agents) == (0, {}, {})
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     for end in (*ends, *keepalives, theirs, loop, relay._listener, relay._wake_receiver, relay._wake_sender):
         end.close()
 

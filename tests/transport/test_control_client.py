@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -200,7 +201,7 @@ def test_torn_answer_ends_the_connection(pair, monkeypatch):
 
 @needs_root
 def test_nothing_is_sent_to_another_users_listener():
-    name = "pympipool-test-of-another-user"
+    name = f"pympipool-test-of-another-user-{os.urandom(8).hex()}"
     program = (
         f"import os, socket; os.setgroups([]); os.setgid({OTHER_USER}); os.setuid({OTHER_USER})\n"
         f"s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}'); s.listen(); print('listening', flush=True)\n"
