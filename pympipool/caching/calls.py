@@ -167,7 +167,8 @@ class CachedCalls:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
         version = version_of_files()
-        keys = self._attempt(fn, lambda made: made.of_rows(fn, rows, resources.cores, resources.result_of, inputs))
+        cores, result_of, cwd = resources.cores, resources.result_of, resources.cwd
+        keys = self._attempt(fn, lambda made: made.of_rows(fn, rows, cores, result_of, inputs, cwd))
         if keys is None or inputs:
             return None
         self._writer.flush_before(keys)
@@ -199,8 +200,8 @@ class CachedCalls:
             return None
         if resources.cache_key is not None:
             return key_of_name(resources.cache_key)
-        cores, result_of = resources.cores, resources.result_of
-        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs, unimported))
+        cores, result_of, cwd = resources.cores, resources.result_of, resources.cwd
+        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs, unimported, cwd))
 
     def _attempt(self, fn: Callable[..., Any], make: Callable[[Keys], T]) -> T | None:
         """Return make(keys); None, perhaps with a warning, if calls of a function have no keys."""

@@ -77,7 +77,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     variables = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
     hasher.add_named(b"defaults", dict(zip(variables, defaults, strict=True)), f"the default of {{}} of {name}()")
     hasher.add_named(b"kwdefaults", function.__kwdefaults__ or {}, f"the default of {{}} of {name}()")
-    hasher.add_named(b"attributes", vars(function), f"the attribute {{}} of {name}()")
+    hasher.add_named(b"attributes", vars(function), f"the attribute {{}} of {name}()", order_counts=True)
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=False))
     cells.pop("__classdict__", None)  # of a method: the class has the same
     hasher.add_named(b"closure", cells, f"the variable {{}} around {name}()")
@@ -146,7 +146,7 @@ def add_class(hasher: Hasher, kind: type) -> None:
             of_member = {name: value for name, value in vars(member).items() if name not in _NOT_OF_MEMBERS}
             hasher.add_named(b"member", of_member, f"the attribute {{}} of {kind.__name__}.{member._name_}")
         attributes = {name: value for name, value in attributes.items() if name not in _NOT_OF_ENUMS}
-    hasher.add_named(b"attributes", attributes, f"the attribute {{}} of the class {kind.__name__}")
+    hasher.add_named(b"attributes", attributes, f"the attribute {{}} of the class {kind.__name__}", order_counts=True)
     if "_abc_impl" in vars(kind):
         registered = [reference() for reference in abc._get_dump(kind)[0]]  # type: ignore[attr-defined]
         hasher.add_unordered(b"registered", [one for one in registered if one is not None])

@@ -1,7 +1,7 @@
 """The key of a call: what its result depends on, in 20 bytes.
 
     Python's minor version, what the executor's workers have done before,       ─┐
-    ranks, whether calls run in this process                                    ─┤
+    ranks, whether calls run in this process, the folder that was asked for     ─┤
     function ─► FunctionDigests: digested once, until something has changed     ─┼─► key
     arguments, with the keys of futures in their place                          ─┘
 
@@ -14,6 +14,7 @@ import functools
 import hashlib
 import inspect
 import marshal
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +36,7 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 FUNCTIONS_MAX = 256
 """Number of functions whose digests are kept. They are kept alive as long."""
 
-_VERSION = 4
+_VERSION = 5
 """The way in which keys are made: results whose keys were made in another way are not found."""
 
 _MARSHAL_VERSION = 0
@@ -72,10 +73,12 @@ class Keys:
         result_of: str,
         inputs: list[Entry] | None = None,
         unimported: set[str] | None = None,
+        cwd: str | None = None,
     ) -> bytes:
         """Return the key of a call.
 
         Args:
+            cwd: The folder in which the user has asked for the call to run; None: where the script runs, which does not count.
             inputs: Gets the entries of the calls whose results are among the arguments.
             unimported: Gets the names of modules, as of `Scope`. If the call imports one of them, its result depends on what the
                 key does not tell.
@@ -84,7 +87,7 @@ class Keys:
             UnhashableError: The function or an argument has no digest.
         """
         unimported = set() if unimported is None else unimported
-        hasher, changing = self._begin(fn, cores, result_of, unimported)
+        hasher, changing = self._begin(fn, cores, result_of, cwd, unimported)
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
@@ -92,7 +95,13 @@ class Keys:
         return hasher.digest()
 
     def of_rows(
-        self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], cores: int, result_of: str, inputs: list[Entry]
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...]],
+        cores: int,
+        result_of: str,
+        inputs: list[Entry],
+        cwd: str | None = None,
     ) -> list[bytes] | None:
         """Return the keys of calls of one function that travel in batches, as `of_call` returns them.
 
@@ -101,7 +110,7 @@ class Keys:
         """
         keys = []
         unimported: set[str] = set()
-        begin, changing = self._begin(fn, cores, result_of, unimported)
+        begin, changing = self._begin(fn, cores, result_of, cwd, unimported)
         for args in rows:
             hasher = begin.copy()
             if is_plain(args):
@@ -115,7 +124,7 @@ class Keys:
         return keys
 
     def _begin(
-        self, fn: Callable[..., Any], cores: int, result_of: str, unimported: set[str]
+        self, fn: Callable[..., Any], cores: int, result_of: str, cwd: str | None, unimported: set[str]
     ) -> tuple[hashlib.blake2b, Hasher | None]:
         """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns."""
         hasher = self._base.copy()
@@ -123,6 +132,9 @@ class Keys:
         hasher.update(digest)
         if cores > 1:
             hasher.update(b"%d %b" % (cores, result_of.encode()))
+        if cwd is not None:
+            folder = os.fsencode(cwd)
+            hasher.update(b"cwd %d:%b" % (len(folder), folder))
         return hasher, changing
 
     def _hasher_of(
@@ -152,9 +164,7 @@ class Keys:
             hasher.feed(b"args", b"%d" % len(args))
             for number, value in enumerate(args, start=1):
                 hasher.add_as(f"argument {number}", value)
-            if len(kwargs) > 1 and _sees_order(fn):
-                hasher.add_all(b"order", kwargs)
-            hasher.add_named(b"kwargs", kwargs, "the argument {}")
+            hasher.add_named(b"kwargs", kwargs, "the argument {}", order_counts=len(kwargs) > 1 and _sees_order(fn))
 
         guarded("arguments", add)
         return hasher

@@ -37,10 +37,10 @@ def add_object(hasher: Hasher, value: Any) -> None:
         hasher.add(kind)
         hasher.add_unordered(b"set", value)
         hasher.add(value.__reduce__()[2])  # its attributes
-    elif kind is getattr(sys.modules.get("numpy"), "ndarray", None):
+    elif issubclass(kind, getattr(sys.modules.get("numpy"), "ndarray", ())):
         from pympipool.caching import numpy_values
 
-        numpy_values.add_array(hasher, value)
+        numpy_values.add_any_array(hasher, value)
     elif kind.__module__ == "pympipool.serialization.shared":  # its key is another one in each session
         hasher.add(value.value)
     elif not add_special(hasher, value):

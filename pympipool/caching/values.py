@@ -97,6 +97,9 @@ class Hasher:
     Args:
         scope: What holds for them.
         parent: The hasher that has met other values first, and meets no more meanwhile; None for values by themselves.
+
+    Attributes:
+        has_arrays: It has met an array of numpy's, whose methods are those of the numpy that is installed.
     """
 
     def __init__(self, scope: Scope | None = None, parent: Hasher | None = None) -> None:
@@ -109,6 +112,7 @@ class Hasher:
         self._ambiguous: frozenset[int] = frozenset() if parent is None else parent._ambiguous
         self._kept: list[Any] = []
         self._depth = 0  # of sets
+        self.has_arrays = False
 
     @property
     def count(self) -> int:
@@ -150,14 +154,15 @@ class Hasher:
         for value in values:
             self.add(value)
 
-    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str) -> None:
-        """Add values by name, in the order of their names.
+    def add_named(self, tag: bytes, values: Mapping[str, Any], what: str, *, order_counts: bool = False) -> None:
+        """Add values by name.
 
         Args:
             what: Describes a value for messages, with {} for its name.
+            order_counts: It makes a difference in which order they are.
         """
         self.feed(tag, b"%d" % len(values))
-        for name in sorted(values):
+        for name in values if order_counts else sorted(values):
             self.text(b"name", name)
             self.add_as(what.format(name), values[name])
 

@@ -101,32 +101,41 @@ class DetachedEngine(WorkerlessEngine):
             FileNotFoundError: The working directory was removed.
         """
         assert resources is not None, "the executor knows what each call needs"
-        resources = _with_cwd(resources)
-        future, call = self._prepare(fn, args, kwargs, resources)
+        placed = _with_cwd(resources)
+        future, call = self._prepare(fn, args, kwargs, placed, resources.cwd)
         if call is not None:
-            self._watcher.submit(Group([call], resources))
+            self._watcher.submit(Group([call], placed))
         return future
 
     def submit_map(
         self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], chunksize: int, resources: Resources
     ) -> list[Future[Any]]:
         """Submit the calls of a map: those that are not in the cache are one job array."""
-        resources = _with_cwd(resources)
-        prepared = [self._prepare(fn, row, {}, resources) for row in rows]
+        placed = _with_cwd(resources)
+        prepared = [self._prepare(fn, row, {}, placed, resources.cwd) for row in rows]
         calls = [call for _, call in prepared if call is not None]
         if calls:
-            self._watcher.submit(Group(calls, resources, chunksize if resources.cores == 1 else 1))
+            self._watcher.submit(Group(calls, placed, chunksize if resources.cores == 1 else 1))
         return [future for future, _ in prepared]
 
     def _prepare(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources,
+        cwd: str | None,
     ) -> tuple[Future[Any], Call | None]:
-        """Return the future of a call, and the call if it is not in the cache."""
+        """Return the future of a call, and the call if it is not in the cache.
+
+        Args:
+            cwd: The folder that the user has asked for, which counts for the key.
+        """
         self.check_usable(fn)
         inputs = find_futures(args, kwargs)
         if inputs:
             self.check_resolves(callable_name(fn))
-        key = self._key(fn, args, kwargs, resources, inputs)
+        key = self._key(fn, args, kwargs, resources, cwd, inputs)
         found = self._store.find(key)
         if found is not None:
             return stored_future(key, self._store, found), None
@@ -147,6 +156,7 @@ class DetachedEngine(WorkerlessEngine):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources,
+        cwd: str | None,
         inputs: list[Any],
     ) -> bytes:
         name = callable_name(fn)
@@ -162,7 +172,7 @@ class DetachedEngine(WorkerlessEngine):
         if resources.cache_key is not None:
             return key_of_name(resources.cache_key)
         try:
-            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of, [])
+            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of, [], cwd=cwd)
         except KeylessFutureError as error:
             raise ValueError(f"{name}() cannot be detached: it gets {error}; pass its result()") from None
         except UnhashableError as error:

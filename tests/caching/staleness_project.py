@@ -43,6 +43,7 @@ def recursive(n):
 
 class Base:
     factor = 3
+    another = 4
 
     def inherited(self, x):
         return x * self.factor

@@ -270,6 +270,19 @@ def test_keys_depend_on_init_function(make_block, counter):
     assert counter.value() == 2
 
 
+def test_calls_run_in_each_folder(directory, tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    with Executor(backend="serial", cache_directory=directory) as exe:
+        found = [exe.submit(os.getcwd, resource_dict={"cwd": folder}).result() for folder in folders]
+        assert found == [*map(str, folders)]
+    for folder in folders:
+        with Executor(backend="serial", cache_directory=directory, cwd=folder) as exe:
+            assert exe.submit(os.getcwd).result() == str(folder)
+            assert list(exe.map(lambda _: os.getcwd(), [1])) == [str(folder)]
+
+
 def test_functions_that_change_in_a_session_run_again(make_block, counter):
     results = []
     for factor in (2, 3, 2):

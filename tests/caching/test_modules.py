@@ -15,7 +15,7 @@ import pytest
 from pympipool import Executor, shared_array
 from pympipool.caching import file_stamps, installed, modules
 from pympipool.caching.keys import Keys
-from pympipool.caching.values import UnhashableError
+from pympipool.caching.values import UnhashableError, digest_of
 from pympipool.serialization import reloads
 
 
@@ -431,6 +431,16 @@ def test_older_executors_do_not_take_new_installations(install):
     assert key(made_package.f) != first  # workers of a new executor import the new one
     with pytest.raises(UnhashableError, match="this process may have what it was"):
         key(made_package.f, Keys(runs_here=True))
+
+
+def test_arrays_count_with_the_numpy_that_is_installed(monkeypatch):
+    def digests(version):
+        monkeypatch.setattr(modules, "_modules", modules._Modules())
+        monkeypatch.setattr(modules, "installation_of", lambda _: installed.Installation(version, ()))
+        return [digest_of(value) for value in (np.zeros(2), np.float64(2), [{1}, np.zeros(2), np.zeros(2)], 2.0)]
+
+    first, second = digests(b"numpy 1"), digests(b"numpy 2")
+    assert [a == b for a, b in zip(first, second, strict=True)] == [False, False, False, True]
 
 
 def test_a_file_beside_installed_packages_is_a_module(folder, install):

@@ -57,6 +57,7 @@ THAT_MATTER = [
     ("a method", "script.py", "x + self.offset", "x - self.offset"),
     ("a method of a base class", "script.py", "x * self.factor", "x / self.factor"),
     ("an attribute of a base class", "script.py", "factor = 3", "factor = 4"),
+    ("the order of attributes of a class", "script.py", "factor = 3\n    another = 4", "another = 4\n    factor = 3"),
     ("a property", "script.py", "2 * self.offset", "3 * self.offset"),
     ("a static method", "script.py", "x - 8", "x - 9"),
     ("a class method", "script.py", "return cls(x)", "return cls(-x)"),

@@ -306,6 +306,12 @@ DIFFERENT = [
     *[
         np.ma.array([1, 2], mask=[0, 1]),
         np.ma.array([1, 2], mask=[1, 0]),
+        np.ma.array([1, 2], mask=[1, 0], hard_mask=True),
+        np.ma.array([1, 2], mask=[0, 0]),
+        np.ma.array([1, 2]),
+        read_only(np.ma.array([1, 2])),
+        np.zeros(2).view(np.recarray),
+        read_only(np.zeros(2).view(np.recarray)),
         np.zeros(100_000),
         np.ones(100_000),
         np.random.default_rng(1),
@@ -548,6 +554,16 @@ def test_calls_on_several_ranks_have_other_keys():
     keys = Keys()
     calls = [(1, "all"), (2, "all"), (2, "root"), (3, "all")]
     assert len({keys.of_call(abs, (1,), {}, *call) for call in calls}) == 4
+
+
+def test_calls_in_given_folders_have_other_keys(tmp_path, monkeypatch):
+    keys = Keys()
+    folders = [None, "/a", "/b"]
+    found = [keys.of_call(abs, (1,), {}, 1, "all", cwd=folder) for folder in folders]
+    assert len(set(found)) == 3
+    assert [keys.of_rows(abs, [(1,)], 1, "all", [], folder) for folder in folders] == [[key] for key in found]
+    monkeypatch.chdir(tmp_path)
+    assert Keys().of_call(abs, (1,), {}, 1, "all") == found[0]  # where the script runs counts for no key
 
 
 def test_keys_depend_on_initializers():
