@@ -102,6 +102,8 @@ def __getattr__(name: str) -> object:
         if not problem:
             raise
         raise ImportError(problem) from None
+    except AttributeError as error:  # an import statement would say no more than that there is no such name
+        raise ImportError(f"cannot import {module_name}: {error}", name=module_name) from error
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value

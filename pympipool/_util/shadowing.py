@@ -29,7 +29,11 @@ def shadowing(error: BaseException | None) -> str:
     elif isinstance(error, ImportError):
         module = sys.modules.get(error.name or "")
     name, path = getattr(module, "__name__", None), getattr(module, "__file__", None)
-    if type(name) is not str or type(path) is not str or name.partition(".")[0] not in sys.stdlib_module_names:
+    if type(name) is not str or type(path) is not str:
+        return ""
+    if name == "cloudpickle" and not hasattr(module, "__path__"):
+        return f"{path!r} has the name of the package cloudpickle, which pympipool needs: rename it"
+    if name.partition(".")[0] not in sys.stdlib_module_names:
         return ""
     if path.startswith(_STANDARD) or getattr(sys, "frozen", False):
         return ""

@@ -269,7 +269,7 @@ def is_loaded_to_pass_on(parts: Sequence[Any]) -> bool:
     return sum(map(len, parts)) < FORWARD_PICKLED_BYTES or must_be_unpickled(parts)
 
 
-def load(parts: Sequence[Any], what: str = "the value") -> Any:
+def load(parts: Sequence[Any], what: str = "the result") -> Any:
     """Rebuild what `dump` or `dump_call` pickled.
 
     Args:
@@ -295,11 +295,23 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
         if isinstance(error, SerializationError):  # of shared data in the value: it says what to do
             raise
         raise SerializationError(
-            f"cannot unpickle {what} in process {os.getpid()}: {summarize_error(error)}. The modules it needs must be "
-            "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"
+            f"cannot unpickle {what} in process {os.getpid()}: {summarize_error(error)}. {_remedy_of(error)}"
         ) from error
     # Not in the handler: the interpreter has few such objects in reserve, so none may be kept as the context of another.
     raise MemoryError(reason or f"no memory to unpickle {what} from {sum(map(len, parts))} bytes")
+
+
+def _remedy_of(error: Exception) -> str:
+    """Return what to do about an exception that unpickling has raised."""
+    if isinstance(error, (ImportError, AttributeError)):
+        return (
+            "The modules it needs must be importable there; those that are not can be sent along with"
+            " cloudpickle.register_pickle_by_value"
+        )
+    return (
+        "A class in it cannot be unpickled, not even by plain pickle: have it define __reduce__, or __getstate__ and"
+        " __setstate__; or pass plain data instead"
+    )
 
 
 # ---- pickling ----

@@ -300,11 +300,18 @@ def test_too_deeply_nested_value_raises_serialization_error():
         deep = deep[0]
 
 
+class _Unloadable:
+    def __reduce__(self):
+        return divmod, (1, 0)
+
+
 def test_unpickling_error_names_value_and_reason():
     with pytest.raises(
-        SerializationError, match=r"cannot unpickle the result of f\(\).*ModuleNotFoundError.*no_such_m"
+        SerializationError, match=r"cannot unpickle the result of f\(\).*ModuleNotFoundError.*no_such_m.*importable"
     ):
         load([pickle.dumps(1).replace(b"K\x01", b"cno_such_module\nx\n")], "the result of f()")
+    with pytest.raises(SerializationError, match=r"ZeroDivisionError.*have it define __reduce__"):
+        load([pickle.dumps(_Unloadable())])
     with pytest.raises(SerializationError, match="buffer size"):
         load([dump(np.zeros(100_000))[0], bytearray(1)])
     with pytest.raises(SerializationError):

@@ -62,9 +62,20 @@ def test_errors_name_the_file_of_the_user(tmp_path, mark, name, script):
     assert f"{str(tmp_path / name) + '.py'!r} has the name of Python's module {name}, which pympipool needs" in errors
 
 
+def test_file_named_like_cloudpickle_is_named(tmp_path, mark):
+    _, errors = run_beside(tmp_path, "cloudpickle", PLAIN, mark)
+    assert f"{str(tmp_path / 'cloudpickle.py')!r} has the name of the package cloudpickle" in errors
+
+
 @pytest.mark.parametrize("name", ["json", "random", "glob", "profile"])
 def test_files_that_nobody_needs_do_no_harm(tmp_path, mark, name):
     assert run_beside(tmp_path, name, CACHED, mark) == ("32\n", "")
+
+
+def test_import_names_an_attribute_that_is_missing(tmp_path, mark):
+    script = "import threading\ndel threading.Lock\n" + PLAIN
+    _, errors = run_beside(tmp_path, "other", script, mark)
+    assert "ImportError: cannot import pympipool.executor: module 'threading' has no attribute 'Lock'" in errors
 
 
 def test_other_errors_stay_as_they_are():
