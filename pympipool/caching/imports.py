@@ -33,7 +33,7 @@ def imports_of(code: types.CodeType, package: str) -> tuple[str, ...]:
                 names.add(f"{imported}.{instruction.argval}")
             level, previous = previous if type(previous) is int else 0, instruction.argval
         if _IMPORTERS.intersection(part.co_names):
-            names.update(constant for constant in part.co_consts if type(constant) is str and _is_name(constant))
+            names.update(_named(constant, package) for constant in part.co_consts if type(constant) is str)
     return tuple(sorted(names - {""}))
 
 
@@ -47,8 +47,11 @@ def _absolute(name: str, level: int, package: str) -> str:
         return ""
 
 
-def _is_name(text: str) -> bool:
-    return all(part.isidentifier() for part in text.split("."))
+def _named(text: str, package: str) -> str:
+    """Return the name of a module that a text stands for, with dots before it as for `import_module`; "" if for none."""
+    name = text.lstrip(".")
+    is_name = all(part.isidentifier() for part in name.split("."))
+    return _absolute(name, len(text) - len(name), package) if is_name else ""
 
 
 def imports_of_tree(tree: ast.AST, package: str) -> Iterator[str]:
@@ -63,5 +66,5 @@ def imports_of_tree(tree: ast.AST, package: str) -> Iterator[str]:
                 yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = getattr(node.func, "attr", getattr(node.func, "id", None))
-            if called in _IMPORTERS and type(node.args[0].value) is str and _is_name(node.args[0].value):
-                yield node.args[0].value
+            if called in _IMPORTERS and type(node.args[0].value) is str:
+                yield _named(node.args[0].value, package)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sysconfig
 from contextlib import suppress
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pympipool.caching.values import DIGEST_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from importlib.metadata import Distribution
 
 __all__ = ["OWN_NAME", "Installation", "folders_of", "forget_installations", "installation_of", "installed_folders"]
@@ -40,7 +42,7 @@ class Installation(NamedTuple):
     """What is installed as a package of one name: by one distribution, or by several if it is a namespace.
 
     Attributes:
-        content: What tells it from another version, or from another build; b"" if no distribution has it.
+        content: What tells it, and what it requires, from another version, or from another build; b"" if no distribution has it.
         folders: Those that an installer replaces.
     """
 
@@ -53,7 +55,7 @@ def installation_of(package: str) -> Installation:
     """Return what is installed as a package. It is kept until `forget_installations`."""
     from importlib import metadata
 
-    found = [metadata.distribution(name) for name in _distributions_with(package)]
+    found = _with_required(metadata.distribution(name) for name in _distributions_with(package))
     content = b" ".join([package.encode(), *map(_description, found)]) if found or package == OWN_NAME else b""
     return Installation(content, tuple(str(getattr(one, "_path", "")) for one in found))
 
@@ -74,6 +76,24 @@ def _distributions_with(package: str) -> list[str]:
         if has_package or not files or package == OWN_NAME:
             return [own.metadata["Name"]]
     return sorted(set(metadata.packages_distributions().get(package, ())))
+
+
+def _with_required(distributions: Iterable[Distribution]) -> list[Distribution]:
+    """Return distributions, with those of their requirements that are installed. What only an extra requires does not count."""
+    from importlib import metadata
+
+    found: dict[str, Distribution] = {}
+    waiting = list(distributions)
+    while waiting:
+        one = waiting.pop()
+        if found.setdefault(one.metadata["Name"], one) is not one:
+            continue
+        for requirement in one.requires or ():
+            name = re.match(r"[\w.-]+", requirement)
+            if name is not None and not re.search(r";.*\bextra\b", requirement):
+                with suppress(metadata.PackageNotFoundError):
+                    waiting.append(metadata.distribution(name[0]))
+    return [found[name] for name in sorted(found)]
 
 
 def _description(distribution: Distribution) -> bytes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
-from pympipool.caching.modules import version_of_files
+from pympipool.caching.modules import version_now, version_of_files
 from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, digest_of, guarded
 from pympipool.serialization.analysis import Analysis
 
@@ -58,7 +58,7 @@ class Keys:
     def __init__(self, start: Any = None, *, takes_futures: bool = True, runs_here: bool = False) -> None:
         self._takes_futures = takes_futures
         self._runs_here = runs_here
-        self._version = version_of_files(now=True)
+        self._version = version_now()
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         kind = (_VERSION, *sys.version_info[:2], b"here " if runs_here else b"")
         self._base.update(b"%d %d.%d %b" % kind + digest_of(start, scope=Scope(runs_here=runs_here)))

@@ -10,7 +10,8 @@ Modules are pickled by value if the user has told cloudpickle so, or if they wer
 has. So do calls that run in this process: what it has of modules of the user's counts for them, too (`sees_memory`).
 
 No module is imported for this. A digest is kept until one of the files has changed, which is looked for once a second. After that,
-calls of the executors that were made before have no key: their workers may have imported what the file was, or what it is.
+calls of the executors that were made before have no key: their workers may have imported what the file was, or what it is. So it is
+if the file is read for the first time, but was changed after the executor was made.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import re
 import sys
 import types
+import warnings
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.machinery import EXTENSION_SUFFIXES
 from threading import RLock
-from time import monotonic
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
@@ -45,10 +48,21 @@ from pympipool.serialization.reloads import notice_reload
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["add_imports", "add_module", "add_module_named", "is_by_value", "sees_memory", "version_of_files"]
+__all__ = [
+    "add_imports",
+    "add_module",
+    "add_module_named",
+    "is_by_value",
+    "sees_memory",
+    "version_now",
+    "version_of_files",
+]
 
 CHECK_INTERVAL_S = 1.0
 """Shortest time between two checks whether files have changed."""
+
+_FILE = "<a module in a key>"
+"""The name of files for the compiler, whose warnings are none of the user's: by it they are told apart in all threads."""
 
 
 def add_module(hasher: Hasher, module: types.ModuleType) -> None:
@@ -137,7 +151,7 @@ class Content(NamedTuple):
         digest: Its digest.
         changed: Which of these has changed last.
         version: The version then.
-        replaced: One that has changed, and that has no Python code to compare with what this process has imported; "" if none has.
+        replaced: One that was seen to change, and that has no Python code to compare with what this process has imported, or "".
     """
 
     digest: bytes
@@ -157,9 +171,10 @@ class _Modules:
             str, tuple[bytes, int]
         ] = {}  # of each module: digest, and the version since which it has this
         self._opaque: set[str] = set()  # modules without Python code to read: installed ones, and compiled ones
+        self._replaced: set[str] = set()  # those of these that were seen to change
         self._users: dict[str, bool] = {}
         self._next_check_s = 0.0
-        self.version = 0  # counts changes
+        self.version = 0  # the time at which a change was noticed last, or a little later: it only grows
 
     def content(self, name: str) -> Content:
         """Return the content of a module."""
@@ -177,10 +192,8 @@ class _Modules:
             hasher.text(b"module", leaf)
             hasher.feed(b"contents", leaves[leaf])
         changed = max(leaves, key=self._version_of, default=name)
-        replaced = max(leaves.keys() & self._opaque, key=self._version_of, default="")
-        self._digests[name] = Content(
-            hasher.digest(), changed, self._version_of(changed), replaced if self._version_of(replaced) else ""
-        )
+        replaced = min(leaves.keys() & self._replaced, default="")
+        self._digests[name] = Content(hasher.digest(), changed, self._version_of(changed), replaced)
         return self._digests[name]
 
     def _version_of(self, name: str) -> int:
@@ -199,7 +212,7 @@ class _Modules:
                 self._stamps.clear()
                 self._users.clear()
                 forget_installations()
-                self.version += 1
+                self.version = max(self.version + 1, time_ns())
             else:
                 self._stamps.update({path: stamp for path, stamp in stamps.items() if stamp is not None})
 
@@ -238,14 +251,17 @@ class _Modules:
             waiting.append(name.rpartition(".")[0])
             if self._is_installed(top, origin):
                 name = installed(top)
-                leaves[name], folders = installation_of(top)
-                self._stamps.update({folder: stamp_of(folder) for folder in folders if folder not in self._stamps})
+                leaves[name], paths = installation_of(top)
+                self._stamps.update({path: stamp_of(path) for path in paths if path not in self._stamps})
                 self._opaque.add(name)
             else:
                 leaves[name], imported = self._read(name, origin)
                 waiting += imported
-            if leaves[name] != self._contents.setdefault(name, (leaves[name], 0))[0]:
+                paths = (origin,) if origin else ()
+            changed_ns = max((self._stamps[path].changed_ns for path in paths), default=0)
+            if leaves[name] != self._contents.setdefault(name, (leaves[name], changed_ns))[0]:
                 self._contents[name] = leaves[name], self.version
+                self._replaced.update({name} & self._opaque)
 
     def _read(self, name: str, path: str) -> tuple[bytes, list[str]]:
         """Return the digest of the code of a file, and the names of the modules that it imports."""
@@ -260,8 +276,9 @@ class _Modules:
             if not path.endswith(".py"):
                 self._opaque.add(name)
                 raise ValueError("it is compiled")
-            tree = ast.parse(content)
-            hasher.add(compile(tree, "", "exec", dont_inherit=True))
+            warnings.filterwarnings("ignore", module=re.escape(_FILE))  # the first filter again
+            tree = ast.parse(content, _FILE)
+            hasher.add(compile(tree, _FILE, "exec", dont_inherit=True))
         except (SyntaxError, ValueError):  # or it is being edited; what cannot be imported fails in the worker
             return blake2b(content, digest_size=DIGEST_BYTES).digest(), []
         is_package = os.path.basename(path) == "__init__.py"
@@ -278,13 +295,18 @@ on_fork(in_child=_modules.renew_lock)
 
 
 def version_of_files(*, now: bool = False) -> int:
-    """Return a number that is a larger one after the files of modules have changed that were digested.
+    """Return a number that is a larger one after the files of modules have changed that were digested: a time in ns.
 
     Args:
         now: Look for changes even if this was done less than `CHECK_INTERVAL_S` ago.
     """
     _modules.check(now=now)
     return _modules.version
+
+
+def version_now() -> int:
+    """Return the version of an executor that is made now: all changes so far have a smaller one, or the same."""
+    return max(version_of_files(now=True), time_ns())
 
 
 def _origin(name: str) -> str | None:

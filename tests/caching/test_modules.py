@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
 import zipfile
 
 import cloudpickle
@@ -17,6 +18,7 @@ from pympipool.caching import file_stamps, installed, modules
 from pympipool.caching.keys import Keys
 from pympipool.caching.values import UnhashableError, digest_of
 from pympipool.serialization import reloads
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -72,10 +74,47 @@ def test_edited_modules_have_no_key(folder):
         keys.of_call(pow, (changing.f,), {}, 1, "all")
 
 
+def test_edits_before_the_first_digest_are_seen(folder):
+    path = folder / "changing_early.py"
+    write(path, "def f(x):\n    return 1\n")
+    import changing_early
+
+    keys = Keys()
+    wait_until(lambda: path.touch() or path.stat().st_ctime_ns > keys._version)  # file systems may be late by 4 ms
+    write(path, "def f(x):\n    return 22\n")
+    with pytest.raises(UnhashableError, match="changing_early, which has changed since the executor was made"):
+        key(changing_early.f, keys)
+    assert key(changing_early.f)
+    path = folder / "still_to_come.py"
+    write(path, "def f(x):\n    return 1\n")
+    os.utime(path, ns=(2**62, 2**62))  # such a time tells nothing
+    assert key(importlib.import_module("still_to_come").f)
+
+
+@pytest.mark.parametrize("text", [r'"\d"', "1 is 1"])
+def test_modules_with_warnings_have_their_imports(folder, text):
+    write(folder / "imported_too.py", "VALUE = 1\n")
+    write(folder / "warning.py", f"import imported_too\n\ndef f(x):\n    return {text}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sys.modules.pop("warning", None)
+        leaves = {}
+        modules._modules._collect("warning", leaves)
+    assert leaves.keys() == {"warning", "imported_too"}
+
+
 def test_relative_imports_in_functions_count(folder):
     write(folder / "relative_package" / "__init__.py", "")
     write(folder / "relative_package" / "part.py", "VALUE = 1\n")
-    for body in ("from .part import VALUE; return VALUE", "from . import part; return part.VALUE"):
+    bodies = [
+        "from .part import VALUE; return VALUE",
+        "from . import part; return part.VALUE",
+        "import importlib; return importlib.import_module('.part', __package__).VALUE",
+        "import relative_package.plugins; return relative_package.plugins",
+    ]
+    plugins = "from importlib import import_module\nVALUE = import_module('.part', __package__).VALUE\n"
+    write(folder / "relative_package" / "plugins.py", plugins)
+    for body in bodies:
         function = function_in({"__name__": "__main__", "__package__": "relative_package"}, body)
         first = key(function)
         (folder / "relative_package" / "part.py").write_text(f"VALUE = {body!r}\n")
@@ -466,6 +505,25 @@ def test_a_namespace_may_be_installed_in_part(folder, install, monkeypatch):
     second = key(app.f)
     install("made_corp/core.py,sha256=bbbb,30", name="made_corp_core")
     assert len({first, second, key(app.f)}) == 3
+
+
+def test_packages_count_that_an_installed_one_requires(folder, install):
+    def require(name, *requirements, version="1.0"):
+        information = folder / "site" / f"{name}-1.0.dist-info"
+        lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"]
+        write(information / "METADATA", "".join([*lines, *map("Requires-Dist: {}\n".format, requirements)]))
+
+    def found(*, of_extra, deeper):
+        require("made_package", "Made_middle>=1; python_version > '3'", "absent", "made_extra ; extra == 'all'")
+        require("made_middle", "made.deeper (>=1)", "made_package")
+        require("made_deeper", version=deeper)
+        require("made_extra", version=of_extra)
+        installed.forget_installations()
+        return installed.installation_of("made_package").content
+
+    install()
+    first = found(of_extra="1.0", deeper="1.0")
+    assert found(of_extra="2.0", deeper="1.0") == first != found(of_extra="1.0", deeper="2.0")
 
 
 def test_what_differs_between_machines_makes_no_other_package(install):
