@@ -7,6 +7,7 @@
 - `__init_subclass__`, and `__new__` and `__init__` of a metaclass, have run in the script. What they have changed travels, so
   those that travel by value do not run again. Those that can be imported do: they may register the class.
 - pydantic makes validators from annotations, which contain the class itself. They are made again when they are first used.
+- A `typing.TypedDict` must not have `dict` among its base classes, and has it as its only one.
 - `ctypes` and msgspec make descriptors from the fields of a class, which no pickle can contain.
 """
 
@@ -56,6 +57,10 @@ def reduce_skeleton(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             return reduced
         make, arguments, state, _, _, set_state = reduced
     metaclass, name, bases, namespace, class_id, more = arguments
+    if bases == (dict,) and typing.is_typeddict(
+        kind
+    ):  # before 3.12 it does not keep the base classes that it was given
+        bases = (typing.TypedDict,)
     slots = vars(kind).get("__slots__")
     if slots is not None and typing.NamedTuple not in bases:  # a named tuple forbids to set them
         namespace = {**namespace, "__slots__": slots if isinstance(slots, (str, dict)) else tuple(slots)}

@@ -39,6 +39,11 @@ class Other: ...
 class Options(typing.TypedDict):
     unit: Unit
 
+class MoreOptions(Options, total=False):
+    other: Other
+
+CalledOptions = typing.TypedDict("CalledOptions", {"length": int}, total=False)
+
 def function(config: Config, others: list[Other]) -> Unit: ...
 
 def names_of(value):
@@ -56,6 +61,8 @@ CASES = {
     "method": (lambda: names_of(Config.scaled), (), ["by", "return"]),
     "function": (lambda: names_of(function), (), ["config", "others", "return"]),
     "typed dict": (lambda: names_of(Options), (), ["unit"]),
+    "typed dict of a typed dict": (lambda: (names_of(MoreOptions), MoreOptions.__total__, MoreOptions(unit=1)), (), (["other", "unit"], False, {"unit": 1})),
+    "typed dict made by a call": (lambda: (names_of(CalledOptions), CalledOptions.__total__), (), (["length"], False)),
     "class made in a call": (made_in_call, (), ["more", "other", "unit"]),
 }
 if sys.version_info >= (3, 14):  # get_type_hints copies the namespace of the module, which does not have all names in a worker
