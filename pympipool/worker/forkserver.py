@@ -36,6 +36,7 @@ from pympipool.worker import ignore_signal
 from pympipool.worker.forked import make_streams, run
 from pympipool.worker.imports import report_imports, reseed
 from pympipool.worker.preloading import Preloading
+from pympipool.worker.setup import set_up_malloc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +54,6 @@ class Template(NamedTuple):
         path: `sys.path`.
         preload: Names of modules to import before forks; None: those that calls have imported.
         config: The configuration in the environment; None: there is none, or the program that the workers start needs it there.
-        changes: How the environment differs from that of this process, without the configuration: names and values; None: it is
-            not there.
     """
 
     body: bytes
@@ -63,7 +62,6 @@ class Template(NamedTuple):
     path: list[str]
     preload: tuple[str, ...] | None
     config: WorkerConfig | None
-    changes: list[tuple[str, str | None]]
 
 
 class Forkserver:
@@ -77,7 +75,6 @@ class Forkserver:
 
     def __init__(self, master: socket.socket, reporter: socket.socket | None = None, target: int | None = None) -> None:
         self.master = master
-        self.environment = dict(os.environ)
         self.status_pipes: dict[int, int] = {}  # by the pid of the worker
         self.wakeup_pipe = os.pipe()
         self.own = [self.wakeup_pipe[1]]  # descriptors that workers close
@@ -164,9 +161,10 @@ class Forkserver:
 
     def _take_template(self, body: bytes) -> None:
         """Prepare what the workers have in common that are requested next."""
-        self.template = template = _decode_template(body, self.environment)
+        self.template = template = _decode_template(body)
         if not self.is_warm:
             sys.path[:] = template.path  # workers must import the same modules as the master
+            set_up_malloc(os.environ)
             self.streams = _preload()
             self.is_warm = True
             self.known_modules = frozenset(sys.modules)
@@ -197,10 +195,11 @@ class Forkserver:
                 os.close(status_pipe)
                 self._close_inherited()
                 fork_hooks.restore()
-                _set_environment(template, number, agent_sockets)
                 if self.is_preloaded:
                     reseed()
-                if config is not None:
+                if config is None:
+                    _complete_environment(number, agent_sockets)
+                else:
                     config.worker, config.agent_sockets = number, tuple(agent_sockets)
                 after_call = partial(self._report_imports, template, target)
                 run(config, template.cwd, self.streams, (stdout, stderr), after_call)
@@ -303,12 +302,11 @@ def _preload() -> list[TextIO]:
     return streams
 
 
-def _decode_template(body: bytes, ours: dict[str, str]) -> Template:
-    """Return a template.
+def _decode_template(body: bytes) -> Template:
+    """Return a template, and give this process its environment, so that forks have it.
 
     Args:
         body: How it has arrived.
-        ours: The environment of this process.
     """
     environment, cwd, path, preload = decode_body(body)
     config, wanted = None, environment
@@ -319,22 +317,24 @@ def _decode_template(body: bytes, ours: dict[str, str]) -> Template:
             wanted = rest
     if config is not None and config.tcp_addresses and not may_listen(config.address):
         config.address = ""  # no worker needs to try it
-    changes: list[tuple[str, str | None]] = [(name, None) for name in ours.keys() - wanted.keys()]
-    changes += [(name, value) for name, value in wanted.items() if ours.get(name) != value]
-    return Template(body, environment, cwd, path, preload, config, changes)
+    _set_environment(wanted)
+    return Template(body, environment, cwd, path, preload, config)
 
 
-def _set_environment(template: Template, number: int, agent_sockets: list[int]) -> None:
-    """Change in a forked process only variables that differ. They are few; setting all would take half as long as the fork."""
-    for name, value in template.changes:
-        if value is None:
-            del os.environ[name]
-        else:
+def _set_environment(wanted: dict[str, str]) -> None:
+    """Change the variables that differ."""
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
             os.environ[name] = value
-    if template.config is None:
-        os.environ[NUMBER] = str(number)
-        if agent_sockets:
-            os.environ["PYMPIPOOL_AGENT"] = " ".join(map(str, (os.getpid(), *agent_sockets)))
+
+
+def _complete_environment(number: int, agent_sockets: list[int]) -> None:
+    """Set in a forked process what differs between workers, for a program that has its configuration from there."""
+    os.environ[NUMBER] = str(number)
+    if agent_sockets:
+        os.environ["PYMPIPOOL_AGENT"] = " ".join(map(str, (os.getpid(), *agent_sockets)))
 
 
 if __name__ == "__main__":

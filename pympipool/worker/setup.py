@@ -44,8 +44,7 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
     Raises:
         OSError: The working directory does not exist on this host.
     """
-    if not _malloc_is_configured(os.environ):
-        retain_malloc_memory()
+    set_up_malloc(os.environ)
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
     apply_script_context(settings, control, identity)
@@ -196,6 +195,21 @@ def _is_configured(stream: io.TextIOWrapper) -> bool:
 
 
 _THRESHOLDS = ("TRIM_THRESHOLD", "MMAP_THRESHOLD")
+
+
+_malloc_is_set_up = False
+
+
+def set_up_malloc(environ: Mapping[str, str]) -> None:
+    """Have malloc keep free memory, unless the environment says how much. Forks of this process inherit it.
+
+    A second time, do nothing.
+    """
+    global _malloc_is_set_up
+    if not _malloc_is_set_up:
+        _malloc_is_set_up = True
+        if not _malloc_is_configured(environ):
+            retain_malloc_memory()
 
 
 def _malloc_is_configured(environ: Mapping[str, str]) -> bool:
