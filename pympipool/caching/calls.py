@@ -12,12 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name, safe_repr
 from pympipool._util.user_warnings import warn_user
-from pympipool.caching.entries import UnwrittenEntry, stored_future, unchanged_parts
+from pympipool.caching.entries import UnwrittenEntry, returned_values, stored_future
 from pympipool.caching.exceptions import raised
 from pympipool.caching.inputs import UNKNOWN, is_changed
 from pympipool.caching.keys import Keys, is_plain, key_of_name
@@ -115,7 +114,8 @@ class CachedCalls:
         inputs: list[Entry] = []
         unimported: set[str] = set()
         version = version_of_files()
-        args, kwargs = self._with_changed_results(args, kwargs)
+        if self._keys is not None and resources is not None and resources.cache and resources.cache_key is None:
+            args, kwargs = self._with_changed_results(args, kwargs)
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs, unimported)
         if key is None or resources is None or any(one.version == UNKNOWN for one in inputs):
             return self._engine.submit(fn, args, kwargs, resources)
@@ -144,8 +144,8 @@ class CachedCalls:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return arguments with those results in the place of their futures that the user has read and changed."""
-        find = partial(unchanged_parts, self._store)
-        changed = {id(one): one for one in find_futures(args, kwargs) if is_changed(one, find)}
+        returned = returned_values(self._store)
+        changed = {id(one): one for one in find_futures(args, kwargs) if is_changed(one, returned)}
         if not changed:
             return args, kwargs
         try:

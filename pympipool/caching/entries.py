@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import Future
@@ -21,7 +20,7 @@ from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Post
 from pympipool.caching.exceptions import is_raised, load_parts
 from pympipool.caching.file_format import left_in
-from pympipool.caching.inputs import result_of_input, stored_parts
+from pympipool.caching.inputs import InputResults, ReturnedValues, stored_parts
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
@@ -39,8 +38,8 @@ __all__ = [
     "UnwrittenEntry",
     "answer",
     "load_stored",
+    "returned_values",
     "stored_future",
-    "unchanged_parts",
 ]
 
 
@@ -157,7 +156,8 @@ class UnwrittenEntry(Unwritten):
         left = left_in(parts)
         if left is None:
             return super().take(parts, is_value)
-        self.keep(parts)
+        if self.future is not None:  # else the parts are not needed any more
+            self.keep(parts)
         try:
             with suppress(FileNotFoundError):
                 return self._store.files.read_left(left)
@@ -175,16 +175,19 @@ class UnwrittenEntry(Unwritten):
         parts = self.parts
         if parts is None:
             return stored_parts(self._store, self.key)
-        parts = self.take(parts, False)
+        try:
+            parts = self.take(parts, False)
+        except CacheError:
+            return None
         return parts if type(parts) is list else [parts]
 
-    def result_of(self, future: Future[Any]) -> tuple[Any] | None:
-        """Return the result of an input, in a tuple, as its key says it was; None: it is the value of the future."""
-        if not self.inputs:  # the user has given the call a name
-            return None
-        result, version = result_of_input(future, partial(unchanged_parts, self._store))
-        self.version = min(self.version, version)
-        return result
+    def input_results(self, *, copies: bool = False) -> InputResults:
+        """Return what gives the results of the inputs, as the key says that they were.
+
+        Args:
+            copies: As of `ReturnedValues`.
+        """
+        return InputResults(self, returned_values(self._store, copies=copies))
 
     def finish(self) -> None:
         """Forget the result, and what led to it."""
@@ -279,14 +282,14 @@ class PendingEntry:
         return parts
 
 
-def unchanged_parts(store: Store, entry: Entry) -> list[Any] | None:
-    """Return the parts of a result, which was read, as they were received; None if they are neither kept nor stored.
+def returned_values(store: Store, *, copies: bool = False) -> ReturnedValues:
+    """Return the results of other calls as they were returned.
 
     Args:
-        store: That of the call that gets the result.
-        entry: That of the call that has returned it.
+        store: That of the call that gets them.
+        copies: As of `ReturnedValues`.
     """
-    return entry.unchanged_parts() or stored_parts(store, entry.key)
+    return ReturnedValues(lambda entry: entry.unchanged_parts() or stored_parts(store, entry.key), copies=copies)
 
 
 Entry: TypeAlias = "UnwrittenEntry | StoredEntry | PendingEntry"

@@ -11,13 +11,15 @@ neither kept nor stored  ─► the value, but the result of the call is not sto
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pympipool._core.future import Future
 from pympipool.caching.exceptions import is_raised
 from pympipool.caching.values import UnhashableError, digest_of
 from pympipool.serialization import payload
-from pympipool.serialization.inputs import select_item
+from pympipool.serialization.inputs import entry_and_origin, select
 from pympipool.serialization.plain import IMMUTABLE_TYPES
 
 if TYPE_CHECKING:
@@ -25,63 +27,115 @@ if TYPE_CHECKING:
 
     from pympipool.caching.store import Store
 
-__all__ = ["UNKNOWN", "is_changed", "result_of_input", "stored_parts"]
+__all__ = ["UNKNOWN", "InputResults", "ReturnedValues", "is_changed", "stored_parts"]
 
 UNKNOWN = -1
 """The version of what may have been made from another input than its key says (see `Unwritten`)."""
 
+COMPARED_BYTES = 1 << 18
+"""Bytes that are copied and compared at a time: two views are compared byte by byte, in thirty times the time."""
 
-def is_changed(future: Any, find: Callable[[Any], list[Any] | None]) -> bool:
-    """Return True if the value of a future was read, and may be another one than its call has returned.
+
+class ReturnedValues:
+    """The results of other calls as they were returned, for one call: each is unpickled once, so its items stay what they share.
 
     Args:
         find: Gets an entry, and returns the parts of its result as it was received; None if they are neither kept nor stored.
+        copies: The values have memory of their own. Else nobody may write to them: they are to be compared, or pickled.
     """
-    entry, origin = _entry_and_origin(future)
-    if entry is None or future._state != "FINISHED" or (origin is None and not _was_read(future)):
+
+    def __init__(self, find: Callable[[Any], list[Any] | None], *, copies: bool = False) -> None:
+        self._find = find
+        self._copies = copies
+        self._loaded: dict[int, tuple[Any] | None] = {}  # by the ids of the entries
+
+    def pass_on(self, entry: Any) -> tuple[Any] | None:
+        """Return a result to pass on, as of `payload.pass_on`, in a tuple; None if there is none, or it cannot be unpickled."""
+        parts = self._find(entry)
+        return None if parts is None else _passed_on(parts)
+
+    def select(self, entry: Any, origin: tuple[Any, ...]) -> tuple[Any] | None:
+        """Return a result, or an item of it, in a tuple; None if it cannot be unpickled, or there is no such item."""
+        try:
+            if id(entry) not in self._loaded:
+                self._loaded[id(entry)] = self._load(self._find(entry))
+            loaded = self._loaded[id(entry)]
+            return None if loaded is None else (select(loaded[0], origin),)
+        except Exception:  # code of classes of the user
+            return None
+
+    def _load(self, parts: list[Any] | None) -> tuple[Any] | None:
+        if parts is None:
+            return None
+        return (payload.load_copy(parts) if self._copies else payload.load(parts),)
+
+
+def is_changed(future: Any, returned: ReturnedValues) -> bool:
+    """Return True if the value of a future was read, and may be another one than its call has returned."""
+    entry, origin = entry_and_origin(future)
+    if entry is None or future._state != "FINISHED" or not _was_read(future):
         return False
     if future._exception is not None or _cannot_change(future, entry):
         return False
-    parts = find(entry)
-    before = None if parts is None else _selected(parts, origin)
-    if before is None:
-        return True
+    before = returned.select(entry, origin)
+    return before is None or not _is_same(future._result, *before)
+
+
+def _is_same(value: Any, before: Any) -> bool:
+    """Return True if two values are certainly the same. Pickles are compared first: digests take ten times as long."""
+    with suppress(Exception):  # code of classes of the user
+        parts, former = payload.dump(value), payload.dump(before)
+        if len(parts) == len(former) and all(map(_has_same_bytes, parts, former)):
+            return True
     try:
-        return digest_of(future._result) != digest_of(*before)
-    except UnhashableError:  # it cannot be told: so the call gets what was returned
+        return digest_of(value) == digest_of(before)
+    except UnhashableError:  # it cannot be told: the call gets the value, and has no key
         return False
 
 
-def result_of_input(future: Any, find: Callable[[Any], list[Any] | None]) -> tuple[tuple[Any] | None, int]:
-    """Return the result of an input of a cached call.
+def _has_same_bytes(part: Any, other: Any) -> bool:
+    part, other = memoryview(part).cast("B"), memoryview(other).cast("B")
+    starts = range(0, part.nbytes, COMPARED_BYTES)
+    return part.nbytes == other.nbytes and all(
+        bytearray(part[begin : begin + COMPARED_BYTES]) == other[begin : begin + COMPARED_BYTES] for begin in starts
+    )
+
+
+class InputResults:
+    """The results of the inputs of a cached call, each in a tuple, as the key of the call says that they were.
+
+    It is called with futures that have results. None: the result is that which the future has. The version of the call (see
+    `Unwritten`) becomes `UNKNOWN` if an input may be another one than the key says.
 
     Args:
-        future: That of the input. It has a result.
-        find: As of `is_changed`.
-
-    Returns:
-        The result in a tuple, or None: that which the future has. And the version of the input; `UNKNOWN` if it may be another
-        one than its key says.
+        entry: That of the call.
+        returned: The results as they were returned.
     """
-    entry, origin = _entry_and_origin(future)
-    if entry is None:
-        return None, sys.maxsize
-    parts = future.pickled_result() if origin is None else None
-    if parts is not None:
-        return _passed_on(parts), entry.version
-    if _cannot_change(future, entry):
-        return None, entry.version
-    parts = find(entry)
-    result = None if parts is None else _passed_on(parts) if origin is None else _selected(parts, origin)
-    return result, UNKNOWN if result is None else entry.version
 
+    def __init__(self, entry: Any, returned: ReturnedValues) -> None:
+        self._entry = entry
+        self._returned = returned
+        self._uses = Counter(map(id, entry.inputs))
 
-def _entry_and_origin(future: Any) -> tuple[Any, tuple[Any, ...] | None]:
-    """Return the entry of the call of a future, and how the future is made of its result if it is not the result itself."""
-    entry = getattr(future, "cache_entry", None)
-    if entry is not None:
-        return entry, None
-    return getattr(future, "source_entry", None), getattr(future, "derived_from", None)
+    def __call__(self, future: Any) -> tuple[Any] | None:
+        """Return the result of an input."""
+        if not self._entry.inputs:  # the user has given the call a name
+            return None
+        source, origin = entry_and_origin(future)
+        if source is None:
+            return None
+        is_whole = (
+            len(origin) == 1 and self._uses[id(source)] == 1
+        )  # else the call gets its items, too: they are one object
+        received = future.pickled_result() if is_whole else None
+        result, version = None, source.version
+        if received is not None:
+            result = _passed_on(received)
+        elif not _cannot_change(future, source):
+            result = self._returned.pass_on(source) if is_whole else self._returned.select(source, origin)
+            version = UNKNOWN if result is None else version
+        self._entry.version = min(self._entry.version, version)
+        return result
 
 
 def _cannot_change(future: Any, entry: Any) -> bool:
@@ -90,7 +144,8 @@ def _cannot_change(future: Any, entry: Any) -> bool:
 
 
 def _was_read(future: Any) -> bool:
-    return future.has_result and future.received_result() is None
+    """Return True for a future whose result may have been read; that of an item has read the result itself."""
+    return not isinstance(future, Future) or (future.has_result and future.received_result() is None)
 
 
 def _passed_on(parts: list[Any]) -> tuple[Any] | None:
@@ -99,20 +154,6 @@ def _passed_on(parts: list[Any]) -> tuple[Any] | None:
         return (payload.pass_on(parts),)
     except Exception:
         return None
-
-
-def _selected(parts: list[Any], origin: tuple[Any, ...] | None) -> tuple[Any] | None:
-    """Return a result, or an item of it, in a tuple; None if it cannot be unpickled, or there is no such item."""
-    try:
-        value = payload.load([parts[0], *map(bytearray, parts[1:])])
-        return (value if origin is None else _select(value, origin),)
-    except Exception:  # code of classes of the user
-        return None
-
-
-def _select(value: Any, origin: tuple[Any, ...]) -> Any:
-    source, how, selected = origin
-    return select_item(value if isinstance(source, bytes) else _select(value, source), how, selected)
 
 
 def stored_parts(store: Store, key: bytes) -> list[Any] | None:

@@ -17,7 +17,9 @@ import marshal
 import os
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
@@ -34,7 +36,7 @@ __all__ = ["Keys", "is_plain", "key_of_name"]
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 FUNCTIONS_MAX = 256
-"""Number of functions whose digests are kept. They are kept alive as long."""
+"""Number of functions whose digests are kept. Those that refer to nothing that may change unseen are kept alive as long."""
 
 _VERSION = 5
 """The way in which keys are made: results whose keys were made in another way are not found."""
@@ -199,7 +201,8 @@ class FunctionDigests:
     def __init__(self, version: int, runs_here: bool = False) -> None:
         self._version = version
         self._runs_here = runs_here
-        self._known: dict[int, tuple[Any, Callable[[], bool] | None, int, bytes]] = {}
+        self._known: dict[int, tuple[Any, Callable[[], bool], int, bytes]] = {}
+        self._changing: dict[int, weakref.ref[Any]] = {}  # what may change unseen, and may hold much
 
     def digest(self, fn: Callable[..., Any], unimported: set[str]) -> tuple[bytes, Hasher | None]:
         """Return the digest of a function.
@@ -216,8 +219,8 @@ class FunctionDigests:
         """
         known = self._known.get(id(fn))
         if known is not None:
-            _, is_current, version, digest = known
-            if is_current is not None and is_current() and version == version_of_files():
+            _, is_unchanged, version, digest = known
+            if is_unchanged() and version == version_of_files():
                 return digest, None
         scope = Scope(version=self._version, runs_here=self._runs_here, unimported=unimported)
         if type(fn) is functools.partial:
@@ -225,16 +228,23 @@ class FunctionDigests:
         if type(fn) is types.MethodType:
             return self._digest_with(fn.__func__, scope, fn.__self__)
         version = version_of_files()
-        is_current = None if known is not None and known[1] is None else _comparison(fn)
+        reference = self._changing.get(id(fn))
+        is_current = None if reference is not None and reference() is fn else _comparison(fn)
         hasher = Hasher(scope)
         guarded("values", lambda: hasher.add(fn))
         if scope.saw_memory:
             is_current = None
         digest = hasher.digest()
-        if len(self._known) >= FUNCTIONS_MAX:
+        if len(self._known) + len(self._changing) >= FUNCTIONS_MAX:
             self._known.clear()
-        self._known[id(fn)] = fn, is_current, version, digest
-        return digest, hasher if is_current is None else None
+            self._changing.clear()
+        if is_current is not None:
+            self._known[id(fn)] = fn, is_current, version, digest
+            return digest, None
+        self._known.pop(id(fn), None)
+        with suppress(TypeError):  # it has no weak references
+            self._changing[id(fn)] = weakref.ref(fn)
+        return digest, hasher
 
     def _digest_with(self, fn: Callable[..., Any], scope: Scope, *values: Any) -> tuple[bytes, Hasher]:
         """Return the digest of a function together with values."""

@@ -13,6 +13,7 @@ from pympipool.caching.functions import add_class, add_special
 from pympipool.caching.modules import add_module_named, sees_memory
 from pympipool.caching.values import Hasher, KeylessFutureError, UnhashableError
 from pympipool.serialization.analysis import resolve_qualname
+from pympipool.serialization.inputs import entry_and_origin
 from pympipool.serialization.reducers import reducer_of_library
 
 __all__ = ["add_object", "add_reduced"]
@@ -49,12 +50,12 @@ def add_object(hasher: Hasher, value: Any) -> None:
 
 def _add_future(hasher: Hasher, future: Future[Any]) -> None:
     """Add the key of a call in place of its result: it is known before the result is, and without reading it."""
-    entry = getattr(future, "cache_entry", None)
-    origin: tuple[Any, ...] | None = getattr(future, "derived_from", None) if entry is None else (entry.key,)
-    if origin is None or not hasher.scope.takes_futures:
+    entry, origin = entry_and_origin(future)
+    if entry is None or not hasher.scope.takes_futures:
         raise KeylessFutureError("a future whose call has no key")
-    hasher.scope.inputs.append(future.source_entry if entry is None else entry)  # type: ignore[attr-defined]
+    hasher.scope.inputs.append(entry)
     hasher.add_all(b"future", origin)
+    hasher.is_new(entry)  # else its number is added: items of one result may be one object
 
 
 def add_reduced(hasher: Hasher, value: Any) -> None:

@@ -54,7 +54,7 @@ def storable_results(entry: Unwritten) -> list[Result]:
     if any(one.is_shared for one in entry.inputs):
         raise ValueError("its arguments have shared data, which the call may have written")
     if entry.must_be_unpickled:
-        parts = by_reference(_load_copy(parts))
+        parts = by_reference(payload.load_copy(parts))
     return [(entry.key, left or parts, entry.function_name, describe(entry.arguments), future.run_ns)]
 
 
@@ -70,17 +70,12 @@ def _raised(entry: Unwritten, future: Future[Any]) -> list[Result]:
 
 def _of_batch(entry: UnwrittenBatch, parts: list[Any], run_ns: int) -> list[Result]:
     """Return the results of the calls of a batch: all, or those before the one that has raised."""
-    values, _ = _load_copy(parts)
+    values, _ = payload.load_copy(parts)
     dump = by_reference if entry.must_be_unpickled else payload.dump
     return [
         (key, dump(value), entry.function_name, describe(arguments), run_ns)
         for key, value, arguments in zip(entry.keys, values, entry.arguments, strict=False)
     ]
-
-
-def _load_copy(parts: list[Any]) -> Any:
-    """Unpickle a result whose memory the user has, too."""
-    return payload.load([parts[0], *map(bytearray, parts[1:])])
 
 
 def by_reference(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ Results are in the folder of their submission, or in the cache.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic, sleep
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.detached.spool import Spool
 from pympipool.serialization import payload
-from pympipool.serialization.future_search import resolve
-from pympipool.serialization.inputs import Input, inputs_from, select_item
+from pympipool.serialization.future_search import find_futures, resolve
+from pympipool.serialization.inputs import Input, entry_and_origin, inputs_from, select
 
 if TYPE_CHECKING:
     from pympipool.caching.store import Store
 
-__all__ = ["Inputs", "dump_detached", "origin_of"]
+__all__ = ["Inputs", "dump_detached"]
 
 LATE_S = 60.0
 """Seconds after which a result is missing that a network file system shows late."""
@@ -30,31 +31,18 @@ LATE_PAUSE_S = 0.2
 """Pause between two looks for it."""
 
 
-def origin_of(future: Future[Any]) -> tuple[Any, ...] | None:
-    """Return what a future is made of: the key of its call, and how; None if its call has no key."""
-    entry = getattr(future, "cache_entry", None)
-    origin: tuple[Any, ...] | None = getattr(future, "derived_from", None) if entry is None else (entry.key,)
-    return origin
-
-
-def key_of(origin: tuple[Any, ...]) -> bytes:
-    """Return the key of the call in an origin."""
-    while not isinstance(origin[0], bytes):
-        origin = origin[0]
-    return origin[0]
-
-
 def dump_detached(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Pickle a call, all of whose futures have keys. What it refers to may change afterwards.
 
     Raises:
         SerializationError: It cannot be pickled.
     """
+    uses = Counter(id(entry_and_origin(one)[0]) for one in find_futures(args, kwargs))
+    numbers = {source: number for number, source in enumerate(uses) if uses[source] > 1}
 
     def input_of(future: Future[Any]) -> Input:
-        origin = origin_of(future)
-        assert origin is not None, "the call would have no key"
-        return Input(origin)
+        entry, origin = entry_and_origin(future)
+        return Input((numbers.get(id(entry)), entry.key, origin))
 
     args, kwargs = resolve(args, kwargs, input_of)
     return [bytes(part) for part in payload.dump_call(0, fn, args, kwargs)]
@@ -73,16 +61,19 @@ class Inputs:
         self._root = root
         self._places = places
         self._open_store = open_store
+        self._loaded: dict[int, Any] = {}  # by their numbers: the results of which the call gets several items
 
     def in_use(self) -> inputs_from:
         """Have the pickles that this thread loads find these results."""
-        return inputs_from(self._of_origin)
+        return inputs_from(self._find_origin)
 
-    def _of_origin(self, origin: tuple[Any, ...]) -> Any:
-        """Return the result of a call, or an item of it."""
-        source = origin[0]
-        value = self.load(source) if isinstance(source, bytes) else self._of_origin(source)
-        return value if len(origin) == 1 else select_item(value, *origin[1:])
+    def _find_origin(self, place: tuple[int | None, bytes, tuple[Any, ...]]) -> Any:
+        """Return the result of a call, or an item of it. Items of one result share what they have shared in it."""
+        number, key, origin = place
+        value = self._loaded[number] if number in self._loaded else self.load(key)
+        if number is not None:
+            self._loaded[number] = value
+        return select(value, origin)
 
     def load(self, key: bytes) -> Any:
         """Return the result of a call.

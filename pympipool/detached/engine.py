@@ -19,7 +19,7 @@ from pympipool.caching.entries import PendingEntry, stored_future
 from pympipool.caching.keys import Keys, key_of_name
 from pympipool.caching.store import Store
 from pympipool.caching.values import KeylessFutureError, UnhashableError
-from pympipool.detached.calls import dump_detached, origin_of
+from pympipool.detached.calls import dump_detached
 from pympipool.detached.futures import DetachedFuture
 from pympipool.detached.records import open_records
 from pympipool.detached.schedulers import make_scheduler
@@ -29,6 +29,7 @@ from pympipool.execution.open_engines import after_end
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import has_shared
 from pympipool.serialization.future_search import find_futures
+from pympipool.serialization.inputs import entry_and_origin
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -160,7 +161,7 @@ class DetachedEngine(WorkerlessEngine):
         inputs: list[Any],
     ) -> bytes:
         name = callable_name(fn)
-        if any(origin_of(future) is None for future in inputs):
+        if any(entry_and_origin(future)[0] is None for future in inputs):
             raise ValueError(
                 f"an argument of {name}() is a future of an executor without a cache, which a detached call cannot wait for: pass"
                 " its result()"

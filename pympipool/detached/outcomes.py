@@ -72,7 +72,7 @@ def answer_from_cache(store: Store, call: Call, parts: list[Any] | None = None) 
     if parts is None:
         return False
     try:
-        call.future.set_result(payload.load([*map(bytearray, parts)], "the result"))
+        call.future.set_result(payload.load_copy(parts, "the result"))
     except InvalidStateError:
         pass
     except Exception as error:  # unpickling runs code of the user's classes

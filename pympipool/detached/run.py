@@ -112,7 +112,7 @@ class Job:
         if payload.must_be_unpickled(parts):
             parts = [bytes(part) for part in parts]
             self.spool.write_value(number, parts)
-            parts = by_reference(payload.load([*map(bytearray, parts)]))
+            parts = by_reference(payload.load_copy(parts))
         self.spool.write_end(number, parts, is_error=False, run_ns=run_ns)
 
     def write_error(self, number: int, error: BaseException, *, is_raised: bool = False) -> None:

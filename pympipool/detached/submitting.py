@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._util.import_path import import_path, package_folder
 from pympipool.backends.program import program_command
-from pympipool.detached.calls import key_of, origin_of
 from pympipool.detached.records import Submission
 from pympipool.detached.schedulers import JobRequest
 from pympipool.detached.spool import ID_BYTES, Spool
 from pympipool.execution.dependencies import has_result, is_cancelled
+from pympipool.serialization.inputs import entry_and_origin
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -127,7 +127,7 @@ class Submitter:
         """Yield a group in pieces that can be one array each: whose calls wait for the same, and not too many."""
         by_inputs: dict[frozenset[bytes], list[Call]] = {}
         for call in group.calls:
-            by_inputs.setdefault(frozenset(map(_key_of_future, call.inputs)), []).append(call)
+            by_inputs.setdefault(frozenset(entry_and_origin(one)[0].key for one in call.inputs), []).append(call)
         for calls in by_inputs.values():
             rest = iter(calls)
             while piece := list(islice(rest, self._scheduler.most_tasks() * group.chunk)):
@@ -145,7 +145,7 @@ class Submitter:
         """
         places = {}
         for future in inputs:
-            key = _key_of_future(future)
+            key = entry_and_origin(future)[0].key
             if future.done():
                 if is_cancelled(future) or not has_result(future):
                     raise InputFailed(future)
@@ -305,9 +305,3 @@ class Submitter:
 def _program(resources: Resources, scheduler: str) -> list[str]:
     module = "rank" if resources.cores > 1 and scheduler != "local" else "run"
     return program_command(f"pympipool.detached.{module}")
-
-
-def _key_of_future(future: Any) -> bytes:
-    origin = origin_of(future)
-    assert origin is not None, "the call would have no key"
-    return key_of(origin)

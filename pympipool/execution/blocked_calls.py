@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pympipool._core.dispatcher import Dispatcher
     from pympipool.execution.function_cache import FrozenFunction
+    from pympipool.execution.interfaces import InputResults
     from pympipool.execution.sending import Dumped, Sender
     from pympipool.resources import Resources
 
@@ -244,7 +245,7 @@ class BlockedCalls:
     def _send(self, blocked: BlockedCall) -> None:
         """Send a call with the results of its inputs."""
         future, fn, resources = blocked.future, blocked.fn, blocked.resources
-        get = partial(_result_for, future)
+        get = partial(_result_for, _input_results(future))
         if blocked.dumped is None:
             args, kwargs = resolve(blocked.args, blocked.kwargs, get)
             self._sender.send(future, blocked.frozen or fn, args, kwargs, resources, admitted=True)
@@ -264,14 +265,17 @@ def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> 
     for the thread of continuations.
     """
     results: dict[int, tuple[Any]] = {}
+    get = _input_results(future)
     for one in inputs:
-        if has_result_now(one) and not _is_unread(one):
-            try:
-                results[id(one)] = (_result_for(future, one),)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # unpickling may raise anything: the call will fail as if the input had
-                continue
+        try:
+            if has_result_now(one) and not _is_unread(one):
+                results[id(one)] = (_result_for(get, one),)
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ):  # unpickling may raise anything, and a file be gone: the call will fail as if the input had
+            continue
     return results
 
 
@@ -280,12 +284,16 @@ def _is_unread(one: StandardFuture[Any]) -> bool:
     return parts is not None and payload.is_loaded_to_pass_on(parts)
 
 
-def _result_for(future: Future[Any], one: StandardFuture[Any]) -> Any:
-    """Return the result of an input for the call of a future. A large result stays pickled (see `payload.pass_on`)."""
-    if future.cache_entry is not None:
-        result = future.cache_entry.result_of(one)
-        if result is not None:
-            return result[0]
+def _input_results(future: Future[Any]) -> InputResults | None:
+    """Return what gives the results of inputs of the call of a future, if its own result will be stored."""
+    return None if future.cache_entry is None else future.cache_entry.input_results()
+
+
+def _result_for(get: InputResults | None, one: StandardFuture[Any]) -> Any:
+    """Return the result of an input. A large one stays pickled (see `payload.pass_on`)."""
+    result = None if get is None else get(one)
+    if result is not None:
+        return result[0]
     parts = one.pickled_result() if isinstance(one, Future) else None
     if parts is None or payload.is_loaded_to_pass_on(parts):
         return result_of(one)

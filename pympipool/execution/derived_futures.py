@@ -18,6 +18,7 @@ from typing import Any
 
 from pympipool.execution.dependencies import copy_error, has_result, is_cancelled
 from pympipool.resources import validation
+from pympipool.serialization.inputs import entry_and_origin
 
 __all__ = ["batched", "get_item_from_future", "split_future"]
 
@@ -147,10 +148,9 @@ class DerivedFuture(Future[Any]):
 
 def _derived(source: Future[Any], make_result: Callable[[], Any], *how: Any) -> Future[Any]:
     derived = DerivedFuture()
-    entry = getattr(source, "cache_entry", None)
-    key = getattr(source, "derived_from", None) if entry is None else entry.key
-    derived.derived_from = None if key is None else (key, *how)
-    derived.source_entry = getattr(source, "source_entry", None) if entry is None else entry
+    derived.source_entry, origin = entry_and_origin(source)
+    if origin is not None:
+        derived.derived_from = origin, *how
     source.add_done_callback(lambda _: _end(derived, [source], make_result))
     return derived
 

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
+    from typing import TypeAlias
 
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.future import Future
     from pympipool._core.mailbox import Mailbox
     from pympipool.resources import Resources
     from pympipool.serialization.payload import PackedColumns
+
+    InputResults: TypeAlias = Callable[[StandardFuture[Any]], tuple[Any] | None]
+    """Returns the result of an input of a call, or its pickle, in a tuple; None: as the future has it."""
 
 
 class Pool(Protocol):
@@ -78,8 +82,12 @@ class PendingSource(Sized, Protocol):
 class CallEntry(Protocol):
     """What a call has of a cache of results, if its result will be stored."""
 
-    def result_of(self, future: StandardFuture[Any]) -> tuple[Any] | None:
-        """Return the result of an input of the call, or its pickle, in a tuple; None: as the future has it."""
+    def input_results(self, *, copies: bool = False) -> InputResults:
+        """Return what gives the results of the inputs of the call.
+
+        Args:
+            copies: They have memory of their own: the call may write to it.
+        """
 
 
 class MapCache(Protocol):

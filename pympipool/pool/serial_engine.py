@@ -32,7 +32,7 @@ from pympipool.worker.setup import check_init_values
 
 if TYPE_CHECKING:
     from pympipool._options import Options
-    from pympipool.execution.interfaces import CallEntry
+    from pympipool.execution.interfaces import CallEntry, InputResults
     from pympipool.resources import Resources
 
 
@@ -80,7 +80,7 @@ class SerialEngine(WorkerlessEngine):
         future.set_running_or_notify_cancel()
         try:
             if failed is None:
-                get = partial(_result_for, cache_entry)
+                get = partial(_result_for, None if cache_entry is None else cache_entry.input_results(copies=True))
                 if pickled is None:
                     args, kwargs = resolve(args, kwargs, get)
                 else:
@@ -202,13 +202,13 @@ def _pickled_now(args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[fut
     return None if has_shared(pickled) else pickled
 
 
-def _result_for(entry: CallEntry | None, one: futures.Future[Any]) -> Any:
-    """Return the result of an input of a call that has this entry in a cache."""
-    found = None if entry is None else entry.result_of(one)
+def _result_for(get: InputResults | None, one: futures.Future[Any]) -> Any:
+    """Return the result of an input of a call."""
+    found = None if get is None else get(one)
     if found is None:
         return one.result()
     (value,) = found
-    return payload.load([*map(bytearray, value.parts)]) if type(value) is Pickled else value
+    return payload.load_copy(value.parts) if type(value) is Pickled else value
 
 
 def _copied(value: Any) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-__all__ = ["Filled", "Input", "inputs_from", "select_item"]
+__all__ = ["Filled", "Input", "entry_and_origin", "inputs_from", "select"]
 
 
 class _Loading(_local):
@@ -104,6 +104,24 @@ class inputs_from:  # noqa: N801  # a context manager, which reads like a functi
 
     def __exit__(self, *_: object) -> None:
         _loading.find = self._before
+
+
+def entry_and_origin(future: Any) -> tuple[Any, Any]:
+    """Return the `cache_entry` of the call of a future, and what the future is made of: the key of the call, and how.
+
+    Both are None if the call has no key.
+    """
+    entry = getattr(future, "cache_entry", None)
+    if entry is not None:
+        return entry, (entry.key,)
+    return getattr(future, "source_entry", None), getattr(future, "derived_from", None)
+
+
+def select(value: Any, origin: tuple[Any, ...]) -> Any:
+    """Return what the future of an origin has, which is a result, or an item of one."""
+    source, *how = origin
+    value = value if isinstance(source, bytes) else select(value, source)
+    return select_item(value, *how) if how else value
 
 
 def select_item(value: Any, how: str, selected: Any) -> Any:

@@ -61,6 +61,7 @@ __all__ = [
     "dump_inputs",
     "dump_row",
     "load",
+    "load_copy",
     "must_be_unpickled",
     "pass_on",
 ]
@@ -299,6 +300,11 @@ def load(parts: Sequence[Any], what: str = "the result") -> Any:
         ) from error
     # Not in the handler: the interpreter has few such objects in reserve, so none may be kept as the context of another.
     raise MemoryError(reason or f"no memory to unpickle {what} from {sum(map(len, parts))} bytes")
+
+
+def load_copy(parts: Sequence[Any], what: str = "the result") -> Any:
+    """As `load`, with memory of its own: another object uses that of the parts."""
+    return load([parts[0], *map(bytearray, parts[1:])], what)
 
 
 def _remedy_of(error: Exception) -> str:

@@ -1,15 +1,21 @@
 """What a cache keeps is the result of the call that its key says, whatever the script has changed meanwhile."""
 
+import concurrent.futures
 from functools import partial
 
 import numpy as np
 import pytest
 
-from pympipool import get_item_from_future
+from pympipool import get_item_from_future, split_future
+from pympipool.caching import calls, inputs
+from pympipool.errors import CacheError, CacheWarning
 from support.calls import hold
 
 SIZE = 40_000
 """Numbers of an array that is read when its call is sent."""
+
+SIZE_OF_FILE = 1 << 18
+"""Numbers of an array that its worker leaves in a file."""
 
 
 def plus(number, parameters):
@@ -161,3 +167,80 @@ def test_results_that_are_lost_leave_no_trace(make_block, make_gate):
         exe._cache._writer.flush()
         assert exe._cache._store.find(waits.cache_entry.key) is None
         assert exe.submit(abs, waits).cache_entry is None
+
+
+def pair():
+    one = [1]
+    return [one, one]
+
+
+def follow(one, other):
+    """Change one value, and return how long another one is, which may be the same."""
+    one.append(2)
+    return len(other if type(other[0]) is int else other[0])
+
+
+def test_items_of_a_result_stay_one_object(make_executor):
+    for _ in range(2):  # the second time, the results are read from the cache
+        with make_executor() as exe:
+            future = exe.submit(pair)
+            first, second = split_future(future, 2)
+            future.result()
+            exe._cache._writer.flush()
+            assert exe.submit(follow, first, second).result() == 2
+            assert exe.submit(follow, first, future).result() == 2
+            assert exe.submit(follow, first, split_future(exe.submit(pair), 2)[1]).result() == 1
+
+
+def test_unchanged_results_are_compared_by_their_bytes(make_block, monkeypatch):
+    with make_block() as exe:
+        future = exe.submit(make_dict, 1, SIZE)
+        future.result(), exe._cache._writer.flush()
+        expected = exe.submit(total, get_item_from_future(future, "x")).cache_entry.key
+        monkeypatch.setattr(inputs, "digest_of", lambda *values: pytest.fail("it takes ten times as long"))
+        assert exe.submit(total, get_item_from_future(future, "x")).cache_entry.key == expected
+
+
+def test_results_for_calls_without_keys_are_not_compared(make_block, monkeypatch):
+    with make_block() as exe:
+        future = exe.submit(make, 1, SIZE)
+        future.result()
+        monkeypatch.setattr(calls, "is_changed", lambda *_: pytest.fail("it is of no use"))
+        for more in ({"cache": False}, {"cache_key": "total"}):
+            assert exe.submit(total, future, resource_dict=more).result() == SIZE
+
+
+def test_results_whose_files_are_gone_are_passed_on(make_block):
+    with make_block() as exe:
+        future = exe.submit(make, 1, SIZE_OF_FILE)
+        concurrent.futures.wait([future])
+        exe._cache._writer.flush()
+        value = future.result()
+        exe._cache._store.remove([future.cache_entry.key])
+        assert exe.submit(total, future).result() == value.sum()
+        assert exe.submit(total, future, resource_dict={"cache": False}).result() == value.sum()
+
+
+@pytest.mark.parametrize("more", [{}, {"cache": False}])
+def test_calls_fail_whose_unread_inputs_are_gone(make_block, more):
+    with make_block() as exe:
+        future = exe.submit(make, 1, SIZE_OF_FILE)
+        concurrent.futures.wait([future])
+        exe._cache._writer.flush()
+        exe._cache._store.remove([future.cache_entry.key])
+        waits = exe.submit(total, future, resource_dict=more)
+        with pytest.raises(CacheError, match="Submit the call again"):
+            waits.result()
+
+
+class Held:
+    pass
+
+
+def test_changed_results_without_digests_reach_calls(make_block):
+    with make_block() as exe:
+        future = exe.submit(pair)
+        alike = {Held(), Held()}  # nothing tells in another session which of them is met again
+        future.result().extend([alike, *alike])
+        with pytest.warns(CacheWarning, match="differ in nothing"):
+            assert exe.submit(len, future).result() == 5

@@ -8,6 +8,7 @@ import decimal
 import enum
 import fractions
 import functools
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ import threading
 import tracemalloc
 import types
 import uuid
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
@@ -534,6 +536,21 @@ def test_keyword_order_counts_only_where_functions_see_it():
 
 
 PLAIN = [None, True, 1, 0, 1.0, 0.0, -0.0, "1", b"1", 1j, "", 1 << 70, -1, float("inf")]
+
+
+def test_keys_keep_no_function_that_refers_to_data():
+    def make():
+        array = np.ones(3)
+        return lambda: float(array.sum())
+
+    keys, functions = Keys(), [make() for _ in range(2)]
+    for fn in functions * 2:
+        keys.of_call(fn, (), {}, 1, "all")
+    references = [weakref.ref(fn) for fn in functions]
+    del fn
+    functions.clear()
+    gc.collect()
+    assert [one() for one in references] == [None, None]
 
 
 def test_plain_arguments_have_different_keys():
