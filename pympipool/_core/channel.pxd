@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.rank_waits cimport Awaited
 from pympipool._core.ring cimport (
-    Parts, Segment, c_bool, pmp_doorbell, pmp_news, pmp_notices, pmp_ranks, pmp_receiver, pmp_sender, pmp_spinner,
+    Segment, c_bool, pmp_doorbell, pmp_news, pmp_notices, pmp_part, pmp_ranks, pmp_receiver, pmp_sender, pmp_spinner,
 )
 
 
@@ -39,8 +39,13 @@ cdef class Channel:
     cdef int wait_with(self, pmp_spinner *spinner, c_bool (*ready)(void *) noexcept nogil, void *context,
                        int64_t deadline_ns) except -1
     cdef int take_notice(self) except -1
+    cdef bint await_message(self, int64_t deadline_ns) except -1
     cdef list take_parts(self)
     cdef object take_message(self)
+    cdef void drop_message(self) noexcept
     cdef int start_import_times(self) except -1
     cdef bytes taken_stamps(self)
-    cdef bint send_parts(self, int kind, uint64_t id, uint64_t tag, Parts held, int64_t deadline_ns) except -1
+    cdef int send_answer(self, int kind, uint64_t id, pmp_part *parts, uint32_t count, int64_t run_ns,
+                         uint64_t outcome) except -1
+    cdef bint send_parts(self, int kind, uint64_t id, uint64_t tag, pmp_part *parts, uint32_t count,
+                         int64_t deadline_ns) except -1

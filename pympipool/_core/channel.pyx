@@ -14,8 +14,8 @@ from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.rank_waits cimport (
-    LARGE_RESULT_BYTES, Awaited, has_call, has_notice, have_ended, is_core_needed, keep_core, lend_core_to_master,
-    may_begin, return_to_core,
+    LARGE_RESULT_BYTES, YIELD_NS, Awaited, has_call, has_notice, have_ended, is_core_needed, keep_core, lend_core_to_master,
+    may_begin, may_begin_or_keep_core, may_have_lost_core, return_to_core, sent_bytes,
 )
 from pympipool._core.ring cimport (
     PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, init_short_spinner, message_bytes, news_in, notices_in,
@@ -61,14 +61,9 @@ class LostMessage:
         return raise_lost, (self.error,)
 
 
-cdef int64_t sent_bytes(const pmp_part *parts, uint32_t count) noexcept nogil:
-    """Return the bytes of the parts that go through the ring."""
-    cdef int64_t total = 0
-    cdef uint32_t i
-    for i in range(count):
-        if not parts[i].size_bytes & PMP_STORED:
-            total += <int64_t>parts[i].size_bytes
-    return total
+cdef int64_t deadline_of(object timeout) except? -1:
+    """Return the time at which a timeout ends that begins now, ns; -1: never."""
+    return -1 if timeout is None else pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
 
 
 cdef c_bool has_news(void *context) noexcept nogil:
@@ -95,7 +90,7 @@ cdef class Channel:
         self.link = link
         self.doorbells = doorbells
         pmp_spinner_init(&self.spinner, spin_limit_ns())
-        init_short_spinner(&self.short_spinner, spin_limit_ns())
+        init_short_spinner(&self.short_spinner, min(spin_limit_ns(), <int64_t>YIELD_NS))
         self.stamps = []
         self.open(rank)
 
@@ -143,10 +138,10 @@ cdef class Channel:
         if not pmp_ranks_end(&self.ranks, outcome):
             return
         self.ring_peer()
-        if has_call(&self.awaited) or self.is_ending:
-            for rank in range(self.ranks.count):
-                if rank != self.ranks.rank:
-                    pmp_doorbell_ring(&self.rank_bells[rank])
+        all_begin = has_call(&self.awaited) or self.is_ending
+        for rank in range(self.ranks.count):
+            if rank != self.ranks.rank and (all_begin or may_have_lost_core(&self.awaited, rank)):
+                pmp_doorbell_ring(&self.rank_bells[rank])
 
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context,
                   int64_t deadline_ns) except -1:
@@ -174,7 +169,8 @@ cdef class Channel:
         if keep_core(&self.awaited):
             return 1
         if self.awaited.has_core and is_core_needed(&self.awaited):
-            return self.wait_with(&self.short_spinner, may_begin, &self.awaited, deadline_ns)
+            if not self.wait_with(&self.short_spinner, may_begin_or_keep_core, &self.awaited, deadline_ns):
+                return 0
         return self.wait(may_begin, &self.awaited, deadline_ns)
 
     def receive(self, timeout=None):
@@ -191,31 +187,29 @@ cdef class Channel:
         Raises:
             OSError: EBADMSG, the ring is corrupt. The channel is unusable afterwards.
         """
-        cdef int64_t deadline_ns = -1
-        if timeout is not None:
-            deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
+        return self.take_message() if self.await_message(deadline_of(timeout)) else None
+
+    cdef bint await_message(self, int64_t deadline_ns) except -1:
+        """Wait until the next message is in `receiver`; return False where `receive` returns None."""
         while True:
             if has_notice(&self.awaited):
                 self.take_notice()
             if self.ranks.count > 1:
                 if not self.wait_for_call(deadline_ns):
-                    return None
+                    return False
                 if not has_call(&self.awaited):
                     continue
                 if not pmp_ranks_agree(&self.ranks):
-                    return None
+                    return False
             code = pmp_receive(&self.receiver)
             if code == 0:
-                message = self.take_message()
-                if self.rings_after_message:
-                    self.ring_peer()
-                return message
+                return True
             if code != -EAGAIN:
                 raise_errno(code, "receiving failed")
             if self.receiver.busy:
                 self.ring_peer()  # the peer may be waiting for room for its next fragment
             if self.ranks.count <= 1 and not self.wait(has_news, &self.awaited, deadline_ns):
-                return None
+                return False
 
     cdef int take_notice(self) except -1:
         self.awaited.notices_seen = pmp_notices_count(self.awaited.notices)
@@ -266,7 +260,15 @@ cdef class Channel:
         if head.id & PMP_TRACED and self.times_imports:
             self.start_import_times()
         self.received_ns = pmp_now_ns()
+        if self.rings_after_message:
+            self.ring_peer()
         return head.kind, head.id, head.tag, parts
+
+    cdef void drop_message(self) noexcept:
+        """Free the memory of the message that was received, as `take_message` does, which copies it first."""
+        self.awaited.moved_bytes = sent_bytes(self.receiver.parts, self.receiver.head.part_count)
+        pmp_receive_done(&self.receiver)
+        self.received_ns = pmp_now_ns()
 
     def restart_clock(self):
         """Have the run time of the call that was received last begin now: what came before it is no part of the call."""
@@ -296,10 +298,8 @@ cdef class Channel:
         Returns:
             False if the timeout came first. The same message must then be sent again, which continues it.
         """
-        cdef int64_t deadline_ns = -1
-        if timeout is not None:
-            deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
-        return self.send_parts(kind, id, tag, Parts(parts), deadline_ns)
+        cdef Parts held = Parts(parts)
+        return self.send_parts(kind, id, tag, held.parts, held.count, deadline_of(timeout))
 
     def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1, uint64_t outcome=0, bint is_last=False):
         """Send the answer to the call that was received last. If the call is traced, its times, imports and `stamps` are added.
@@ -318,19 +318,25 @@ cdef class Channel:
         cdef bytes sent_times
         if run_ns < 0:
             run_ns = ended_ns - self.received_ns
-        self.awaited.run_ns = run_ns
         if id & PMP_TRACED:
             times[0] = self.received_ns
             times[1] = ended_ns
             imports = NO_IMPORTS if self.import_times is None else self.import_times.take()
             sent_times = (<char *>times)[:sizeof(times)] + imports + self.taken_stamps()
             held.append(<char *>sent_times, len(sent_times))
-        self.send_parts(kind, id, run_ns, held, -1)
+        self.is_ending = is_last
+        self.send_answer(kind, id, held.parts, held.count, run_ns, outcome)
+
+    cdef int send_answer(self, int kind, uint64_t id, pmp_part *parts, uint32_t count, int64_t run_ns,
+                         uint64_t outcome) except -1:
+        """Send the answer to the call that was received last; of several ranks, announce its end."""
+        self.awaited.run_ns = run_ns
+        self.send_parts(kind, id, run_ns, parts, count, -1)
         if self.ranks.count > 1:
-            self.awaited.moved_bytes += sent_bytes(held.parts, held.count)
+            self.awaited.moved_bytes += sent_bytes(parts, count)
             return_to_core(&self.awaited)
-            self.is_ending = is_last
             self.end_call(outcome)
+        return 0
 
     cdef bytes taken_stamps(self):
         """Return the stamps as int64 in bytes, and clear them."""
@@ -342,21 +348,22 @@ cdef class Channel:
         self.stamps.clear()
         return taken
 
-    cdef bint send_parts(self, int kind, uint64_t id, uint64_t tag, Parts held, int64_t deadline_ns) except -1:
+    cdef bint send_parts(self, int kind, uint64_t id, uint64_t tag, pmp_part *parts, uint32_t count,
+                         int64_t deadline_ns) except -1:
         cdef pmp_head head
         head.kind = kind
-        head.part_count = held.count
+        head.part_count = count
         head.id = id
         head.tag = tag
         while True:
-            code = pmp_send(&self.sender, &head, held.parts, NULL)
+            code = pmp_send(&self.sender, &head, parts, NULL)
             if self.sender.busy or (code == 0 and self.ranks.count <= 1):  # of several ranks, the last one rings: `end_call`
                 self.ring_peer()
             if code == 0:
                 return True
             if code != -EAGAIN:
                 raise_errno(code, "sending failed")
-            if self.ranks.count > 1 and sent_bytes(held.parts, held.count) >= LARGE_RESULT_BYTES:
+            if self.ranks.count > 1 and sent_bytes(parts, count) >= LARGE_RESULT_BYTES:
                 lend_core_to_master(&self.awaited)
             if not self.wait(has_room, &self.sender, deadline_ns):
                 return False

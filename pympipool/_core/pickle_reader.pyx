@@ -23,7 +23,6 @@ from pympipool._core.opcodes cimport (
 
 cdef enum:
     BEFORE = 2        # PROTO and its number, bytes
-    SIZE_MAX = 512    # of larger pickles, the unpickler takes a small part of the time
     VALUES_MAX = 64   # on the stack at a time
     MARKS_MAX = 8
 
@@ -184,11 +183,14 @@ cdef object read_value(object pickle):
     """Return the value of a pickle; `...` for other values, which are left to pickle."""
     if type(pickle) is not bytes:
         return ...
-    cdef const uint8_t *begin = <const uint8_t *>PyBytes_AS_STRING(pickle)
-    cdef size_t size = PyBytes_GET_SIZE(pickle)
+    return read_bytes(<const uint8_t *>PyBytes_AS_STRING(pickle), PyBytes_GET_SIZE(pickle))
+
+
+cdef object read_bytes(const uint8_t *begin, size_t size):
+    """Return the value of a pickle in memory that does not change, as `read_value` does."""
     cdef size_t used = 0
     cdef Stack stack
-    if not BEFORE + 2 <= size <= SIZE_MAX or begin[0] != PROTO or begin[size - 1] != STOP:
+    if not BEFORE + 2 <= size <= SMALL_BYTES_MAX or begin[0] != PROTO or begin[size - 1] != STOP:
         return ...
     value = read_scalar(begin + BEFORE, size - BEFORE - 1, &used)
     if value is not ... and used == size - BEFORE - 1:

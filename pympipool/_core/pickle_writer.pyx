@@ -124,15 +124,20 @@ cdef list write_plain_value(value, kinds):
     cdef list parts = [None]
     begin(&pickle, ITEMS_MAX)
     try:
-        write_number(&pickle, PROTO, 5, 1)
-        if not write_value(&pickle, <PyObject *>value, kinds, 0, parts):
-            return None
-        write_opcode(&pickle, STOP)
-        return finish(&pickle, parts)
+        return finish(&pickle, parts) if write_plain(&pickle, value, kinds, parts) else None
     except Exception:  # as above: pickle, which is tried next, raises the error that the user should see
         return None
     finally:
         release(&pickle)
+
+
+cdef bint write_plain(Pickle *pickle, value, kinds, list parts) except -1:
+    """Write a value into a pickle that has begun, as `write_call` does a call."""
+    write_number(pickle, PROTO, 5, 1)
+    if not write_value(pickle, <PyObject *>value, kinds, 0, parts):
+        return False
+    write_opcode(pickle, STOP)
+    return True
 
 
 cdef list finish(Pickle *pickle, list parts):

@@ -73,7 +73,7 @@ def describe_place(error: BaseException) -> bytes:
             continue
         seen.add(id(raised))
         frames = []
-        frame = raised.__traceback__
+        frame, _ = _user_frames(raised.__traceback__)  # one rank may have run the call in C, and another one not
         while frame is not None:
             frames.append((frame.tb_frame.f_code.co_filename, frame.tb_lineno, frame.tb_lasti))
             frame = frame.tb_next
@@ -89,11 +89,17 @@ def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | 
 
     Nothing of it if the function has no frame: it is compiled, or was called with a wrong number of arguments.
     """
-    first, last = trace, ""
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
-        last = first.tb_frame.f_code.co_filename
-        first = first.tb_next
+    first, last = _user_frames(trace)
     return None if first is None and last.endswith(_CALLERS) else first or trace
+
+
+def _user_frames(trace: types.TracebackType | None) -> tuple[types.TracebackType | None, str]:
+    """Return the traceback from the first frame that is not pympipool's, and the file of the frame before."""
+    last = ""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        last = trace.tb_frame.f_code.co_filename
+        trace = trace.tb_next
+    return trace, last
 
 
 _OWN_FILES = (
@@ -102,7 +108,7 @@ _OWN_FILES = (
 )
 """Beginnings of the file names of pympipool's own frames."""
 
-_CALLERS = ("/worker/call_runner.py", "/worker/batches.py", "/_core/copies.pyx")
+_CALLERS = ("/worker/call_runner.py", "/worker/batches.py", "/_core/copies.pyx", "/_core/worker_calls.pyx")
 """Ends of the names of the files that call functions of the user."""
 
 _GROUPS: Any = getattr(builtins, "BaseExceptionGroup", ())

@@ -21,6 +21,7 @@ from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]  # t
 from pympipool import serialization
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._core.snapshot import Snapshot
+from pympipool._core.worker_calls import FunctionSlots, KeptFunction
 from pympipool._util.reprs import callable_name
 from pympipool.serialization import CLASSES_MARK, WORKER_MARK, empty_cache
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
@@ -41,19 +42,10 @@ _NOT_LOADED: dict[str, Any] = {}
 """Takes the place of a function's script until the function is unpickled."""
 
 
-class Kept:
-    """A function that calls refer to.
+class Kept(KeptFunction):
+    """A function that calls refer to, with its pickle."""
 
-    Attributes:
-        number: The number by which they refer to it.
-        function: The function as it is called.
-        script: The functions of the script that came with it, by name.
-        is_current: Returns True as long as the function is what was sent.
-        pickled: Its pickle.
-        has_classes: The pickle contains classes of the script.
-    """
-
-    __slots__ = ("function", "has_classes", "is_current", "number", "pickled", "script")
+    __slots__ = ()
 
     def __init__(self, number: int, function: Callable[..., Any], pickled: bytes = b"") -> None:
         self.number = number
@@ -64,7 +56,7 @@ class Kept:
         self.has_classes = CLASSES_MARK in pickled
 
 
-class CallRunner:
+class CallRunner(FunctionSlots):
     """Runs the calls of one rank.
 
     Args:
@@ -80,12 +72,9 @@ class CallRunner:
     """
 
     __slots__ = (
-        "_arrived",
         "_error_log",
-        "_functions",
         "_init_values",
         "_run_each",
-        "_script",
         "_stamps",
         "_worker_id",
         "forks",
@@ -105,12 +94,10 @@ class CallRunner:
         self._worker_id = worker_id
         self._stamps = stamps
         self._error_log = error_log
-        self._functions: list[Kept] = [Kept(0, _empty_slot)] * FUNCTION_CACHE_SIZE
+        self.functions = [Kept(0, _empty_slot)] * FUNCTION_CACHE_SIZE
         self._run_each: Callable[..., Batch] | None = None
-        _, self._arrived, _ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}, None))
-        self._script: dict[str, Any] | None = (
-            None  # the functions of the script that `__main__` has, if it has no others
-        )
+        _, self.arrived, _ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}, None))
+        self.script = None
         serialization.release_functions = self._leave_script  # a function of the last call refers to what the call got
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
@@ -119,26 +106,26 @@ class CallRunner:
         If it cannot be unpickled, each of these calls tries again, and fails with the error of its own attempt: a module
         that is missing may appear on the file system of this host later.
         """
-        kept = self._functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, bytes(parts[0]))
+        kept = self.functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, bytes(parts[0]))
         kept.script = _NOT_LOADED
 
     def _unpickle(self, number: int, pickled: bytes) -> Kept:
-        kept = self._functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, pickled)
+        kept = self.functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, pickled)
         try:
             function = load([pickled], "the function")
-            kept.script = {name: value for name, value in self._arrived.items() if name} or _NO_SCRIPT
+            kept.script = {name: value for name, value in self.arrived.items() if name} or _NO_SCRIPT
             kept.is_current = _snapshot_of(function, kept.has_classes)
             kept.function = self._wrap(function)
         except Exception as error:
             kept.function, kept.is_current = _raising(error), _never
         return kept
 
-    def _restore(self, kept: Kept) -> Kept:
+    def restore(self, kept: Kept) -> Kept:
         """Unpickle a function again that is no longer what was sent, or could not be unpickled."""
         importlib = sys.modules.get("importlib")
         if importlib is not None and kept.is_current is _never:
             importlib.invalidate_caches()  # a module may have appeared in a folder that was searched a moment ago
-        self._script = None
+        self.script = None
         return self._unpickle(kept.number, kept.pickled)
 
     def _enter_script(self, kept: Kept) -> Kept:
@@ -150,17 +137,17 @@ class CallRunner:
             self.on_loaded()
         script = kept.script
         sys.modules["__main__"].__dict__.update(script)
-        self._arrived.update(script)
-        self._script = script
+        self.arrived.update(script)
+        self.script = script
         return kept
 
     def _leave_script(self) -> None:
         names = sys.modules["__main__"].__dict__
-        for name, function in self._arrived.items():
+        for name, function in self.arrived.items():
             if names.get(name, self) is function:
                 del names[name]
-        self._arrived.clear()
-        self._script = None
+        self.arrived.clear()
+        self.script = None
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = inject_arguments(function, self._init_values, self._worker_id)
@@ -178,8 +165,8 @@ class CallRunner:
             function = self._wrap(function)
             kept = None
         else:
-            kept = self._functions[number % FUNCTION_CACHE_SIZE]
-            if kept.script is not self._script or len(self._arrived) != len(kept.script):
+            kept = self.functions[number % FUNCTION_CACHE_SIZE]
+            if kept.script is not self.script or len(self.arrived) != len(kept.script):
                 kept = self._enter_script(kept)
             args, kwargs = load(parts, "the arguments")
             if kept.number != number:
@@ -187,7 +174,7 @@ class CallRunner:
                     f"a call refers to function {number}, but that slot holds {kept.number}: a bug in pympipool"
                 )
             if not kept.is_current():
-                kept = self._restore(kept)
+                kept = self.restore(kept)
             function = kept.function
         parts.clear()
         try:
@@ -216,7 +203,7 @@ class CallRunner:
         def call(*args: Any) -> Any:
             nonlocal kept, function
             if not kept.is_current():
-                kept = self._restore(kept)
+                kept = self.restore(kept)
                 function = kept.function
             return function(*args)
 

@@ -20,9 +20,11 @@ import sys
 from time import monotonic_ns
 
 from pympipool._core.channel import Channel
-from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED
+from pympipool._core.ring import CALL, FUNCTION, RESULT, TRACED
+from pympipool._core.worker_calls import SmallCalls
 from pympipool._util.platform import HAS_PROC, MPI_PACKAGE
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
+from pympipool.serialization.plain import SCALARS
 from pympipool.worker.rank_runner import RankRunner, end_diverged, outcome_of
 from pympipool.worker.setup import (
     apply_settings,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from mpi4py import MPI
 
+    from pympipool._core.worker_calls import Answer
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control, Link
 
@@ -233,7 +236,24 @@ def serve(
         announce_last: Called before the last call.
         has_state: The worker had an initializer or an init_function.
     """
-    receive, send, run_call = channel.receive, channel.answer, runner.run
+
+    def finished(kind: int, answer: list[Any], is_followed: bool = True) -> Answer:
+        if kind == RESULT:
+            return kind, 0, answer
+        outcome = outcome_of(answer[1])
+        answer.append(STATE_LOST_NOTE.encode() if has_state and is_followed else b"")
+        return kind, outcome, answer
+
+    def returned(result: Any) -> Answer:
+        return finished(*runner.returned(result))
+
+    def raised(call: int, error: BaseException) -> Answer:
+        return finished(*runner.raised(call, error))
+
+    source: SmallCalls | Channel = channel
+    if calls_left == 0:
+        source = SmallCalls(channel, runner.calls, SCALARS, returned, raised, has_result=not runner.is_silent)
+    receive, send, run_call = source.receive, channel.answer, runner.run
     while True:
         received = receive()
         if received is None:
@@ -247,11 +267,7 @@ def serve(
                 announce_last()
             if call & TRACED:
                 runner.start_ns = monotonic_ns()
-            kind, answer = run_call(call, tag, parts)
-            outcome = 0
-            if kind == ERROR:
-                outcome = outcome_of(answer[1])
-                answer.append(STATE_LOST_NOTE.encode() if has_state and not is_last else b"")
+            kind, outcome, answer = finished(*run_call(call, tag, parts), not is_last)
             if call & TRACED:
                 channel.stamps.extend((runner.start_ns, monotonic_ns()))
             send(kind, call, answer, -1, outcome, is_last)

@@ -63,7 +63,7 @@ class RankRunner:
         self._channel = channel
         self.rank = rank
         self.root_only = root_only
-        self._is_silent = root_only and rank > 0
+        self.is_silent = root_only and rank > 0
         self._control = control
         self._location = location
 
@@ -87,9 +87,17 @@ class RankRunner:
         try:
             result = self.calls.run(number, parts)
         except BaseException as error:  # SystemExit too, as in concurrent.futures
-            send = functools.partial(self._control.send_rank_error, self.rank, call)
-            return ERROR, [*report_error(send, error, self._location), describe_place(error)]
-        if self._is_silent:
+            return self.raised(call, error)
+        return self.returned(result)
+
+    def raised(self, call: int, error: BaseException) -> tuple[int, list[Any]]:
+        """Report that a call has raised, and return as `run`."""
+        send = functools.partial(self._control.send_rank_error, self.rank, call)
+        return ERROR, [*report_error(send, error, self._location), describe_place(error)]
+
+    def returned(self, result: Any) -> tuple[int, list[Any]]:
+        """Return as `run` for a call that has returned."""
+        if self.is_silent:
             return RESULT, [b""]
         try:
             return RESULT, dump(result, "the result")

@@ -1,7 +1,7 @@
 """A worker of one process: the loop between the two rings of its link.
 
     FUNCTION -> kept under its number, as bytes
-    CALL     -> unpickle, run, pickle -> RESULT or ERROR
+    CALL     -> unpickle, run, pickle -> RESULT or ERROR; of small ones SmallCalls does all this
     END      -> the program ends
 
 Every call pays for this loop, so it does nothing else.
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import sys
 
+from pympipool._core.channel import Channel
 from pympipool._core.ring import CACHED, CALL, ERROR, FUNCTION, RESULT
+from pympipool._core.worker_calls import SmallCalls
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
+from pympipool.serialization.plain import SCALARS
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.left_results import LeftResults
 from pympipool.worker.setup import (
@@ -28,7 +31,9 @@ from pympipool.worker.setup import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+    from pympipool._core.worker_calls import Answer
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control, Link
 
@@ -70,7 +75,20 @@ def serve(
         announce_last: Called before the last call.
         left_results: Leaves large results of cached calls in files.
     """
-    receive, send, run_call = channel.receive, channel.answer, runner.run
+
+    def returned(result: Any) -> Answer:
+        try:
+            return RESULT, 0, dump(result, "the result")
+        except BaseException as error:
+            return raised(0, error)
+
+    def raised(_call: int, error: BaseException) -> Answer:
+        return ERROR, 0, dump_exception(error, location)
+
+    source: SmallCalls | Link = channel
+    if calls_left == 0 and isinstance(channel, Channel):
+        source = SmallCalls(channel, runner, SCALARS, returned, raised)
+    receive, send, run_call = source.receive, channel.answer, runner.run
     while True:
         kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
         if kind == CALL:

@@ -79,8 +79,8 @@ def test_no_reference_to_a_call_is_kept(calls):
             made.append(weakref.ref(thing))
             return thing
 
-        calls._functions[1] = Kept(1, function)
-        calls._functions[1].is_current = lambda: True
+        calls.functions[1] = Kept(1, function)
+        calls.functions[1].is_current = lambda: True
         result = calls.run(1, dump_call(1, None, (Thing(),), {}))
         assert made[0]() is result
         del result
