@@ -107,8 +107,7 @@ def test_map_returns_what_came_before(make_block_executor, gate):
 def test_call_between_two_attempts_is_handed_back(make_executor):
     exe = make_executor()
     call = exe.submit(fail, resource_dict={"retries": 5, "retry_delay": 3600})
-    while call.attempts == 1:
-        pass
+    wait_until(lambda: call.attempts == 2)
     exe.drain()
     assert isinstance(call.exception(60), DrainedError)
     assert call.exception().left == {"fail": 1}

@@ -9,6 +9,7 @@ from concurrent import futures
 import pytest
 
 from support.calls import add, divide, fail, hold, hold_or_square, square
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.anywhere
 
@@ -110,12 +111,11 @@ def test_timeout_in_one_thread_keeps_others_waiting(make_executor, gate):
 def test_concurrent_submit_and_shutdown_lose_no_call(make_executor, many):
     for _ in range(many(3, 1)):
         exe = make_executor()
-        calls = []
+        calls, some_came = [], threading.Event()
 
-        def work(number, exe=exe, calls=calls):
+        def work(number, exe=exe, calls=calls, some_came=some_came):
             if number == 0:
-                while len(calls) < 20:
-                    pass
+                assert some_came.wait(60)
                 exe.shutdown()
                 return
             for _ in range(many(100_000, 50)):
@@ -124,6 +124,8 @@ def test_concurrent_submit_and_shutdown_lose_no_call(make_executor, many):
                 except RuntimeError as error:
                     assert "after shutdown" in str(error)
                     return
+                if len(calls) >= 20:
+                    some_came.set()
 
         in_threads(4, work)
         assert {call.result(timeout=60) for call in calls} == {9}
@@ -247,8 +249,7 @@ def test_callback_and_thread_may_wait_concurrently(make_executor, make_gate):
 
     with futures.ThreadPoolExecutor(1) as threads:
         helper = threads.submit(calls[0].result)
-        while not helper.running():
-            pass
+        wait_until(helper.running)
         exe.submit(square, 1).add_done_callback(wait)
         assert waits.wait(60)
         first.open()

@@ -15,8 +15,7 @@ from pympipool.errors import WorkerDied
 from pympipool.worker.mpi import launched_rank
 from support.calls import hold, pid
 from support.loopback_tcp import LoopbackTcpBackend
-
-LIMIT_S = 60.0
+from support.waiting import wait_until
 
 LONG_S = 0.006
 """Longer than a call should have to wait behind one that was expected to be short."""
@@ -85,12 +84,10 @@ def is_sent_ahead(exe, log, relay):
     """Have a call stop the relay; return True if a call behind it runs, which must have been sent before."""
     stopping = 100 * (1 + len(log.numbers()))
     calls = [exe.submit(run, log, stopping + i - 60, stop=relay.pid if i == 60 else None) for i in range(120)]
-    deadline_s = time.monotonic() + LIMIT_S
-    while relay.status() != psutil.STATUS_STOPPED:
-        assert time.monotonic() < deadline_s
+    wait_until(lambda: relay.status() == psutil.STATUS_STOPPED)
     deadline_s = time.monotonic() + 1.0
     while stopping + 1 not in log.numbers() and time.monotonic() < deadline_s:
-        pass
+        time.sleep(0.01)
     is_ahead = stopping + 1 in log.numbers()
     relay.resume()
     assert [call.result() for call in calls] == [stopping + i - 60 for i in range(120)]
@@ -134,10 +131,8 @@ def test_calls_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate
     gate = make_gate()
     long = exe.submit(run, log, 0, gate=gate.path)
     behind = [exe.submit(run, log, i) for i in range(1, 30)]
-    deadline_s = time.monotonic() + LIMIT_S
     for call in behind:
-        while not call.cancel():  # succeeds as soon as the call was recalled
-            assert time.monotonic() < deadline_s
+        wait_until(call.cancel)  # succeeds as soon as the call was recalled
     assert not long.done()
     gate.open(ranks)
     assert long.result() == 0
