@@ -31,7 +31,7 @@ class ValueThatLeaves:
 
 
 def test_calls_may_be_cancelled_at_any_moment(exe, scheduler, monkeypatch):
-    future, call = exe._engine._prepare(square, (3,), {}, exe._resources)
+    future, call = exe._engine._prepare(square, (3,), {}, exe._resources, None)
     future.cancel(force=True)
     monkeypatch.setattr(DetachedFuture, "done", lambda self: False)  # it was not yet, when the watching thread looked
     outcomes.fail(call, ValueError("late"))
@@ -44,9 +44,9 @@ def test_calls_may_be_cancelled_at_any_moment(exe, scheduler, monkeypatch):
 def test_unpickling_must_not_end_the_thread(exe, scheduler, monkeypatch):
     parts = [bytes(part) for part in dump_exception(LeavesWhenUnpickled(), "job")]
     monkeypatch.setattr(LeavesWhenUnpickled, "is_armed", True)
-    (raised, first), (returned, second) = (exe._engine._prepare(square, (x,), {}, exe._resources) for x in (3, 4))
+    (raised, first), (returned, second) = (exe._engine._prepare(square, (x,), {}, exe._resources, None) for x in (3, 4))
     outcomes.fail_with_exception(first, parts)
     assert outcomes.answer_from_cache(exe._engine._store, second, [pickled(ValueThatLeaves())])
     for future in (raised, returned):
         with pytest.raises(JobError, match="cannot be unpickled in this script: SystemExit: 9"):
-            future.result(20)
+            future.result(60)

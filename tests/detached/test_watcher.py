@@ -40,7 +40,7 @@ def failure_of(function, *args):
 def test_a_callback_may_wait_for_another_call(exe, scheduler):
     got = []
     first, second = submit(exe, scheduler, square, 3), submit(exe, scheduler, square, 4)
-    first.add_done_callback(lambda _: got.append(second.result(20)))
+    first.add_done_callback(lambda _: got.append(second.result(60)))
     scheduler.end("1", 0, pickled(9))
     wait_until(first.done)
     scheduler.end("2", 0, pickled(16))
@@ -78,14 +78,14 @@ def test_a_fork_does_not_wait_for_calls(exe, scheduler):
 def test_calls_fail_if_the_thread_fails(exe, scheduler):
     call = submit(exe, scheduler, square, 3)
     exe._engine._watcher._mailbox.post(raise_exit)
-    assert "SystemExit(7)" in str(call.exception(20))
+    assert "SystemExit(7)" in str(call.exception(60))
     with pytest.raises(RuntimeError, match="make another Executor"):
         exe.submit(square, 4)
 
 
 def test_a_call_during_shutdown_fails(exe, scheduler):
-    future, call = exe._engine._prepare(square, (3,), {}, exe._resources)
+    future, call = exe._engine._prepare(square, (3,), {}, exe._resources, None)
     exe.shutdown()
     exe._engine._watcher.submit(Group([call], call.resources))
     with pytest.raises(JobError, match="the executor was shut down"):
-        future.result(20)
+        future.result(60)

@@ -195,6 +195,6 @@ def test_a_removed_directory_ends_its_calls(exe, scheduler, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     with Executor(backend="slurm", cache_directory=tmp_path / "cache", detached=True):
         with pytest.raises(JobError, match="was removed while this executor used it; make another"):
-            call.result(20)
+            call.result(60)
         with pytest.raises(FileNotFoundError, match="make another Executor"):
-            exe.submit(square, 4).result(20)
+            exe.submit(square, 4).result(60)

@@ -283,7 +283,7 @@ def test_futures_of_other_executors_work():
         when_all_done([threads.submit(gate.wait), threads.submit(int, "3")], lambda *_: called.set())
         assert not called.is_set()
         gate.set()
-        assert called.wait(10)
+        assert called.wait(60)
 
 
 def test_concurrent_completions_call_back_once():
@@ -384,7 +384,7 @@ def test_locked_condition_of_a_future_delays_nothing():
     waiter.watch()
     with ThreadPoolExecutor(1) as threads:
         torn._condition.acquire()  # as after Ctrl-C in concurrent.futures.wait()
-        threads.submit(waiter.accept).result(10)
+        threads.submit(waiter.accept).result(60)
         torn._condition.release()
     assert calls == [torn]
 

@@ -91,7 +91,7 @@ def test_manager_proxies_are_arguments(run):
             event.set()
 
         run(use, queue, event, lock)
-        assert queue.get(timeout=10) == 1
+        assert queue.get(timeout=60) == 1
         assert event.is_set()
 
 

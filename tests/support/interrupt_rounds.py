@@ -79,7 +79,7 @@ def asked(exe):
     call = exe.submit(pow, 2, 3)
     call.add_done_callback(str)
     call.done(), call.running(), repr(call), repr(exe), len(exe)
-    call.exception(10)
+    call.exception(60)
     call.result()
 
 
@@ -216,7 +216,7 @@ def cancelled_by_force(exe):
 def retried(exe):
     retries = {"retries": 2, "retry_on": (ZeroDivisionError,), "retry_delay": random.choice([0, 0.001])}
     call = exe.submit(divmod, 1, 0, resource_dict=retries)
-    call.exception(10)
+    call.exception(60)
     repr([call.attempts, call.retried_errors])
 
 

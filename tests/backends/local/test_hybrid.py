@@ -175,7 +175,7 @@ def test_failed_start_leaks_no_descriptors(monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         first.kill()
-        first.wait(10)
+        first.wait(60)
         first.close()
         spawner.close()
 
@@ -201,9 +201,9 @@ def test_start_error_holds_no_descriptors(monkeypatch, block_allocation):
     try:
         before = segments()
         with Executor(max_cores=1, block_allocation=block_allocation) as exe:
-            error = exe.submit(pow, 2, 3).exception(20)
+            error = exe.submit(pow, 2, 3).exception(60)
         del exe
-        assert segments() == before
+        assert segments() <= before
         assert "nothing left" in str(error.__cause__)
     finally:
         gc.enable()

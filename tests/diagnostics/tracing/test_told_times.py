@@ -29,7 +29,7 @@ def dispatcher(corrupted):
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()
-    assert dispatcher.join(10)
+    assert dispatcher.join(60)
 
 
 @pytest.fixture
