@@ -127,7 +127,7 @@ class WorkerConfig:
             cwd=variables["PYMPIPOOL_CWD"],
             error_log_file=variables["PYMPIPOOL_ERROR_LOG"],
             root_only=variables["PYMPIPOOL_RESULT_OF"] == "root",
-            agent_sockets=_agent_sockets(variables["PYMPIPOOL_AGENT"]),
+            agent_sockets=agent_sockets(variables["PYMPIPOOL_AGENT"]),
         )
 
 
@@ -137,7 +137,7 @@ def forget_variables(environ: MutableMapping[str, str]) -> None:
         environ.pop(name, None)
 
 
-def _agent_sockets(variable: str) -> list[int]:
+def agent_sockets(variable: str) -> list[int]:
     """Return the descriptors in a variable that is for the process with the id before them, and for no child of it."""
     pid, *descriptors = map(int, variable.split() or ["0"])
     return descriptors if pid == os.getpid() else []

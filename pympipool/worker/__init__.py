@@ -53,9 +53,10 @@ def main() -> None:
 
     signals.reset()
     if job := os.environ.pop("PYMPIPOOL_JOB", ""):
+        from pympipool.transport.bootstrap import agent_sockets
         from pympipool.worker.job import run
 
-        run(job)
+        run(job, agent_sockets(os.environ.get("PYMPIPOOL_AGENT", "")))
     signal.signal(signal.SIGINT, ignore_signal)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)

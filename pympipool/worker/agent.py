@@ -63,7 +63,7 @@ class AgentConnection:
 
     def __init__(self, config: WorkerConfig, report: dict[str, object]) -> None:
         self._config = config
-        self._report = encode_body(("agent", report))
+        self._report = report
         self._name = b""
         self.frames = AgentStream()
         self.keepalive = self._connect(_is_abandoned)
@@ -72,7 +72,8 @@ class AgentConnection:
         stream, keepalive, address, _ = open_connections(self._config, is_abandoned)
         try:
             stream.set_timeout(HANDSHAKE_TIMEOUT_S)  # the network may be cut off again
-            stream.send(AGENT, 0, self.frames.received_bytes, [self._report, self._name])
+            report = encode_body(("agent", {**self._report, "addresses": _addresses(keepalive)}))
+            stream.send(AGENT, 0, self.frames.received_bytes, [report, self._name])
             _, _, received_bytes, (name,) = stream.receive()
             self._name = bytes(name)
             self.frames.detach()
@@ -100,6 +101,13 @@ class AgentConnection:
         keepalive = self._connect()
         self.keepalive.close()
         self.keepalive = keepalive
+
+
+def _addresses(connection: socket.socket) -> tuple[str, str]:
+    """Return the addresses of both ends of a connection, without ports; "" and "" if it is a Unix socket."""
+    if connection.family == socket.AF_UNIX:
+        return "", ""
+    return connection.getsockname()[0], connection.getpeername()[0]
 
 
 def _is_abandoned() -> bool:

@@ -1,10 +1,10 @@
-"""A worker that is more than a fork: an MPI job on the host of an agent, or a fresh interpreter.
+"""A worker that is more than a fork: an MPI job on the host of an agent, a part of one on several hosts, or a fresh interpreter.
 
     forkserver ── fork ──> this process ── starts ──> mpiexec ── starts ──> ranks
                                └── after the end: removes what killed ranks have left in /dev/shm
 
-The command comes in the environment. This process lives as long as mpiexec, ends it when the master asks for it (SIGTERM), and
-exits like it.
+The command comes in the environment. This process lives as long as mpiexec, ends it when the master asks for it (SIGTERM) or the
+agent is gone, and exits like it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 from typing import TYPE_CHECKING, NoReturn
 
+from pympipool._util import exit_codes
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
 END_TIMEOUT_S = 1
 """Seconds that mpiexec may take to end its ranks and itself; usually it takes some hundredths."""
 
+POLL_INTERVAL_S = 0.2
+"""Interval at which the program is looked at, where no descriptor stands for it."""
+
 CLEANUP_TIMEOUT_S = 10
 """Seconds that the removal of files may take."""
 
 
-def run(job: str) -> NoReturn:
+def run(job: str, agent: Sequence[int] = ()) -> NoReturn:
     """Run a command to its end, and exit like it.
 
     Args:
         job: The command, and one that is run after it or None, as JSON.
+        agent: The descriptors of the connections to the agent.
     """
     command, cleanup = json.loads(job)
     process: subprocess.Popen[bytes] | None = None
@@ -61,6 +69,8 @@ def run(job: str) -> NoReturn:
         os._exit(1)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if agent_ends_before(process, agent):
+        os.kill(os.getpid(), signal.SIGTERM)
     code = process.wait()
     signal.alarm(0)
     if cleanup is not None and code != 0:
@@ -71,3 +81,22 @@ def run(job: str) -> NoReturn:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code & 0xFF)
+
+
+def agent_ends_before(process: subprocess.Popen[bytes], agent: Sequence[int]) -> bool:
+    """Wait until a process or the agent has ended; return True if the process runs on.
+
+    Without its agent, a part of a job on several hosts would wait for other parts for ever.
+    """
+    poll = select.poll()
+    for descriptor in agent:
+        poll.register(descriptor, 0)  # hang-ups alone
+    pidfd = exit_codes.open_pidfd(process.pid)
+    if pidfd is not None:
+        poll.register(pidfd, select.POLLIN)
+    while process.poll() is None:
+        if any(
+            descriptor != pidfd for descriptor, _ in poll.poll(None if pidfd is not None else POLL_INTERVAL_S * 1000)
+        ):
+            return True
+    return False

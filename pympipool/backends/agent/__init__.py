@@ -7,6 +7,10 @@
     host.py       one agent, and the slots of its host
     process.py    a worker that an agent forks
     spawner.py    the spawner of such workers
+    jobs.py       what an agent starts in place of a fork
+    placement.py  on which hosts the ranks of a worker are
+    spanning.py   an MPI worker on several hosts
+    spanning_spawner.py   the spawner of such workers
 
 The agent's own program is `pympipool.worker.agent`; requests go through the relay (`pympipool.transport.tcp.agent_link`).
 """

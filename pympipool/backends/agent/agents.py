@@ -21,13 +21,16 @@ from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.agent.host import AgentHost, short_name
 from pympipool.backends.agent.launch import LaunchFailure
 from pympipool.backends.agent.launches import Launches
+from pympipool.backends.agent.placement import place
 from pympipool.backends.agent.process import AgentProcess
+from pympipool.backends.agent.spanning import SpanningProcess
 from pympipool.backends.program import worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Sequence
 
     from pympipool.backends.agent.launcher import Launcher
     from pympipool.backends.hosts.join_file import JoinFile
@@ -98,11 +101,11 @@ class Agents:
             request: The worker's request; agents get address and key of the master from the first one.
             environment: The worker's environment.
         """
-        self._learn_master(request)
+        self.learn_master(request)
         changed = {name: value for name, value in environment.items() if self._base.get(name) != value}
         return changed, [name for name in self._base if name not in environment]
 
-    def _learn_master(self, request: LaunchRequest) -> LaunchRequest:
+    def learn_master(self, request: LaunchRequest) -> LaunchRequest:
         """Return what agents are launched with. It is made from the first request."""
         if self._request is None:
             master = {name: request.environment[name] for name in _OF_MASTER}
@@ -122,7 +125,7 @@ class Agents:
             OSError: It cannot be written.
             WorkerStartError: The relay does not start.
         """
-        join_file.write(self._environment_to_join(self._learn_master(request)))
+        join_file.write(self._environment_to_join(self.learn_master(request)))
         self._join_files.append(join_file)
         self._check_soon()
 
@@ -188,6 +191,11 @@ class Agents:
         if process.agent is not None:
             process.agent.unanswered.discard(process)
 
+    def call_later(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Call function() after delay_s seconds, in the supervisor's thread."""
+        assert self._events is not None
+        self._events.loop.call_later(delay_s, function)
+
     def _check_soon(self) -> None:
         if self._events is not None:
             self._events.check_soon(self)
@@ -206,22 +214,36 @@ class Agents:
 
     # ---- hosts ----
 
-    def can_fit(self, cores: int, gpus: int) -> bool:
-        """Return False if no host has so many cores and devices, even when all are free.
+    def can_fit(self, cores: int, gpus: int, ranks: int = 1) -> bool:
+        """Return False if no host has so many cores and devices, even when all are free; with several ranks, the hosts together.
 
-        True while none of the launcher's hosts is known: what those have that have joined says nothing about these.
+        True while none of the launcher's hosts is known, or others may have more: what those have that have joined says nothing
+        about these.
+
+        Args:
+            cores: The number of cores, for each rank.
+            gpus: The number of devices, for each rank.
+            ranks: The number of ranks, if they may be on several hosts.
         """
         hosts = self._hosts.values()
-        return all(host.has_joined for host in hosts) or any(
-            cores <= host.cores and gpus <= host.gpus for host in hosts
-        )
+        if ranks == 1:
+            is_enough = all(host.has_joined for host in hosts) or any(host.room(cores, gpus) for host in hosts)
+        else:
+            is_enough = place([host.room(cores, gpus) for host in hosts if not host.has_joined], ranks) is not None
+        return is_enough or self._launches.may_bring_more(self._hosts.keys())
 
-    def misfit(self, cores: int, gpus: int) -> str:
-        """Return why no host has room for a worker, as a sentence."""
+    def misfit(self, cores: int, gpus: int, ranks: int = 1) -> str:
+        """Return why no host has room for a worker, as a sentence. The arguments are those of `can_fit`."""
         hosts = ", ".join(f"{host.name} has {host.cores} and {host.gpus}" for host in self._hosts.values())
+        if ranks == 1:
+            return (
+                f"a worker needs {cores} cores and {gpus} GPUs of one host, and no host has as many ({hosts}): use fewer for each"
+                " worker"
+            )
+        missing = ", ".join(name for name in self.launcher.hosts or () if name not in self._hosts)
         return (
-            f"a worker needs {cores} cores and {gpus} GPUs of one host, and no host has as many ({hosts}): use fewer for each"
-            " worker"
+            f"each of the {ranks} ranks of a worker needs {cores} cores and {gpus} GPUs of a host, and the hosts have too few"
+            f" ({hosts}{f'; {missing} cannot be reached' if missing else ''}): use fewer{self.last_words() if missing else ''}"
         )
 
     def _watch_relay(self) -> None:
@@ -284,14 +306,17 @@ class Agents:
         """Send waiting requests to hosts that have room, this host first."""
         own = short_name(os.uname().nodename)
         hosts = sorted(self._hosts.values(), key=lambda host: (short_name(host.name) != own, host.name))
-        full: dict[tuple[int, int], int] = {}  # how many of the first hosts have no room for such a worker
+        full: dict[tuple[int, int, int], int] = {}  # how many of the first hosts have no room for such a worker
         for process in list(self._waiting):
-            needs = process.cores, process.gpus
+            needs = process.cores, process.gpus, process.ranks
             if not self.can_fit(*needs):
                 self._refuse(process)
                 continue
+            if isinstance(process, SpanningProcess):
+                self._spread(process, hosts)
+                continue
             begin = full.get(needs, 0)
-            while begin < len(hosts) and not hosts[begin].has_room(process):
+            while begin < len(hosts) and not hosts[begin].free_room(process.cores, process.gpus):
                 begin += 1
             full[needs] = begin
             if begin < len(hosts):
@@ -300,8 +325,17 @@ class Agents:
     def _refuse(self, process: AgentProcess) -> None:
         """Fail a worker that fits no host that is known. The next attempt is made without agents."""
         del self._waiting[process]
-        error = WorkerStartError(self.misfit(process.cores, process.gpus))
-        process.fail_launch(LaunchFailure(error, None, is_permanent=self.launcher.is_only_way))
+        error = WorkerStartError(self.misfit(process.cores, process.gpus, process.ranks))
+        is_permanent = self.launcher.is_only_way and self._hosts.keys() >= {*(self.launcher.hosts or ())}
+        process.fail_launch(LaunchFailure(error, None, is_permanent=is_permanent))
+
+    def _spread(self, process: SpanningProcess, hosts: Sequence[AgentHost]) -> None:
+        """Have a worker started whose ranks may be on several hosts, if these have room."""
+        own = [host for host in hosts if not host.has_joined]
+        placed = place([host.free_room(process.cores, process.gpus) for host in own], process.ranks)
+        if placed is not None:
+            process.begin([(host, ranks) for host, ranks in zip(own, placed, strict=True) if ranks])
+            self._waiting.pop(process, None)
 
     def _send(self, process: AgentProcess, host: AgentHost) -> None:
         try:

@@ -43,6 +43,8 @@ class AgentHost:
         has_joined: It was started by somebody else than this executor, and may not be the only one of its host.
         key: Tells it from others: its name, or of those that have joined, its name and process id.
         cores, gpus: The number of cores and devices of the host.
+        address: The address of the host from which the agent has connected; "" if that is a Unix socket.
+        master_address: The address of the master's host to which it has connected; "" as before.
         unanswered: Those of which the agent has not told yet that they were forked, or have ended after a signal.
         silence: The time since its last answer, while there are such workers.
         has_answered: It has forked a worker.
@@ -77,6 +79,9 @@ class AgentHost:
         reported: int = fields["cores"]
         self.cores = reported if self.has_joined else known_cores.get(short_name(self.name), reported)
         self.gpus: int = fields["gpus"]
+        self.address: str
+        self.master_address: str
+        self.address, self.master_address = fields["addresses"]
         self._free_cores = self.cores
         self._free_gpus: int = self.gpus
         self._workers: set[AgentProcess] = set()  # those that have slots
@@ -90,9 +95,13 @@ class AgentHost:
 
     # ---- slots ----
 
-    def has_room(self, worker: AgentProcess) -> bool:
-        """Return True if the cores and devices that a worker needs are free."""
-        return worker.cores <= self._free_cores and worker.gpus <= self._free_gpus
+    def room(self, cores: int, gpus: int) -> int:
+        """Return for how many ranks, each with so many cores and devices, there is room when all are free."""
+        return min(self.cores // cores, self.gpus // gpus if gpus else self.cores)
+
+    def free_room(self, cores: int, gpus: int) -> int:
+        """Return the same for what is free."""
+        return min(self._free_cores // cores, self._free_gpus // gpus if gpus else self._free_cores)
 
     def allocate(self, worker: AgentProcess) -> None:
         """Give a worker the slots that it needs."""

@@ -1,14 +1,19 @@
-"""What agents start for a worker in place of a fork: an MPI job on their host, or a fresh interpreter."""
+"""What agents start for a worker in place of a fork: an MPI job on their host or on several, or a fresh interpreter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pympipool.backends.local.mpiexec import local_job_environment, local_job_options
-from pympipool.backends.mpi_library import Launcher, find_launcher, loaded_library
+from pympipool.backends.local.mpiexec import NOT_BOUND, local_job_environment, local_job_options
+from pympipool.backends.mpi_library import Kind, Launcher, Library, find_launcher, loaded_library
 from pympipool.backends.program import program_command
 from pympipool.backends.slurm.srun import TASK_EPILOG
+from pympipool.errors import WorkerStartError
+
+_OF_MPIEXEC = ("PATH", "LD_LIBRARY_PATH", "HOME", "HYDRA_", "MPIEXEC_")
+"""Prefixes of the variables that an mpiexec for several hosts has: it tells all of its variables to its proxies, and all in
+the network can read that. The others come to the ranks from their agents."""
 
 
 class Job(NamedTuple):
@@ -38,6 +43,58 @@ def mpi_job(ranks: int) -> Job:
     launcher = find_launcher(loaded_library())
     options = local_job_options(launcher.kind, ranks)
     return Job([launcher.path, *options, *program_command()], ["sh", str(TASK_EPILOG)], launcher)
+
+
+def can_span(library: Library) -> bool:
+    """Return True if the mpiexec of an MPI library lets others start its proxies."""
+    return library.kind is Kind.HYDRA and not library.version.startswith("Intel")
+
+
+def spanning_launcher(ranks: int) -> Launcher:
+    """Return the mpiexec for a worker on several hosts: one that lets others start its proxies.
+
+    Raises:
+        WorkerStartError: mpi4py, an MPI library or its mpiexec is missing, or cannot do that.
+    """
+    library = loaded_library()
+    if not can_span(library):
+        raise WorkerStartError(
+            f"a worker of {ranks} ranks fits into none of the hosts, and mpi4py loads {library.version}: without SLURM or flux only"
+            " MPICH and its relative MVAPICH start the ranks of a worker on several hosts (`pip install mpi4py mpich`). With this"
+            " library use fewer cores, or run the script in a job of SLURM or flux"
+        )
+    return find_launcher(library)
+
+
+def head_of_spanning_job(launcher: Launcher, hosts: Mapping[str, int]) -> Job:
+    """Return the mpiexec of a worker on several hosts, which prints the commands of its proxies, and waits for these.
+
+    Args:
+        launcher: The mpiexec.
+        hosts: How many ranks the hosts have, by address. It is started on the first of them.
+    """
+    names = ",".join(f"{address}:{ranks}" for address, ranks in hosts.items())
+    options = f"-rmk user -launcher manual -hosts {names} -localhost {next(iter(hosts))} -genvnone -wdir / -n"
+    return Job([launcher.path, *options.split(), str(sum(hosts.values())), *program_command()])
+
+
+def environment_of_head(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of that mpiexec, made from that of a worker."""
+    return {name: value for name, value in environment.items() if name.startswith(_OF_MPIEXEC)}
+
+
+def proxy_of_spanning_job(command: list[str]) -> Job:
+    """Return a proxy of that mpiexec, which starts the ranks of one host.
+
+    Args:
+        command: As mpiexec has printed it.
+    """
+    return Job(command, ["sh", str(TASK_EPILOG)])
+
+
+def environment_of_proxies(launcher: Launcher, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the proxies and their ranks, made from that of a worker."""
+    return {**NOT_BOUND, **environment, "PYMPIPOOL_LAUNCHER": launcher.path}
 
 
 def fresh_interpreter() -> Job:

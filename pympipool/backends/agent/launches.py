@@ -85,6 +85,17 @@ class Launches:
             f"{len(self._known)} of {self._launcher.host_count} hosts have an agent ({', '.join(sorted(self._known))})"
         )
 
+    def may_bring_more(self, connected: Collection[str]) -> bool:
+        """Return True if a host, of those that are known by name, lacks an agent and has not failed to start one lately.
+
+        Args:
+            connected: The hosts that have an agent.
+        """
+        if self._launcher.hosts is None:
+            return False
+        missing = [name for name, _ in self._missing(connected)]
+        return self.are_pending or any(name not in self._pauses or self._pauses[name].is_over() for name in missing)
+
     def start_missing(self, request: LaunchRequest, connected: Collection[str]) -> list[LaunchFailure]:
         """Launch agents on the hosts that lack one, except where a launch is under way or has just failed.
 

@@ -44,12 +44,14 @@ class AgentProcess(RequestedProcess):
         gpus: The number of devices.
 
     Attributes:
+        ranks: Into how many parts of so many cores and devices it may be divided, for several hosts.
         agent: The host with the agent that has got the request; None while the worker waits for a host.
     """
 
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
     exit_grace_s = 2.0
+    ranks = 1
 
     def __init__(self, agents: Agents, template: bytes, number: int, cores: int, gpus: int) -> None:
         super().__init__(template)
@@ -183,11 +185,15 @@ class AgentProcess(RequestedProcess):
     def wait(self, timeout_s: float | None = None) -> int | None:
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while self.poll() is None and (deadline is None or monotonic() < deadline):
-            if self.agent is not None:
-                self.agent.flush()  # the loop may have crashed
-                self.agent.serve()
+            for agent in self._serving():
+                agent.flush()  # the loop may have crashed
+                agent.serve()
             sleep(POLL_INTERVAL_S)
         return self._exit_code
+
+    def _serving(self) -> Iterable[AgentHost]:
+        """Return the agents that serve it."""
+        return () if self.agent is None else (self.agent,)
 
     def close(self) -> None:
         self._withdraw()

@@ -81,18 +81,22 @@ class AgentSpawner(Spawner):
 
     def _template_for(self, request: LaunchRequest, gpus: int) -> bytes:
         """Return what the agent gets once for many workers: how their environment differs from its own, and what to import."""
-        own = {
-            **request.environment,
-            **self._agents.relay.environment(request),
-            "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
-            NUMBER: "",  # the only difference between workers; the agent sets it
-        }
+        own = self._own_variables(request)
         made_of = own, environment_snapshot(), [*sys.path], request.preload
         if self._made_of != made_of:  # usually many workers start at once
             changed, removed = self._find_changes(request, own)
             self._template = encode_body(("workers", changed, removed, import_path(), request.preload, gpus))
             self._made_of = made_of
         return self._template
+
+    def _own_variables(self, request: LaunchRequest) -> dict[str, str]:
+        """Return the variables that a worker has and the master has not, and the request's."""
+        return {
+            **request.environment,
+            **self._agents.relay.environment(request),
+            "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
+            NUMBER: "",  # the only difference between workers; the agent sets it
+        }
 
     def _find_changes(self, request: LaunchRequest, own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """Return the variables of a worker that its agent has not, and those that it has and the worker has not."""

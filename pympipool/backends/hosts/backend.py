@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pympipool.backends.agent.placement import place
 from pympipool.backends.base import SchedulerBackend
 from pympipool.backends.hosts.shells import Shell, Ssh, is_this_host
 from pympipool.errors import WorkerStartError
@@ -52,13 +53,12 @@ class HostsBackend(SchedulerBackend):
     def check(self, resources: Resources) -> None:
         """Raise ValueError for what these hosts do not have."""
         resources.check_backend(self.name)
-        largest = max(self._hosts, key=lambda host: host.slots or 1)
-        if resources.total_cores > (largest.slots or 1):
+        if not self._fits_into_one(resources) and not self._fits(resources):
             threads = f" with threads_per_core={resources.threads_per_core}" if resources.threads_per_core > 1 else ""
+            largest = max(self._hosts, key=lambda host: host.slots or 1)
             raise ValueError(
-                f"a worker of {resources.cores} cores{threads} needs {resources.total_cores} cores of one host, and the largest,"
-                f" {largest.name}, has {largest.slots}; with backend {self.name!r} the ranks of a worker are on one host: use fewer"
-                " cores, or run the script in a job of SLURM or flux"
+                f"a worker of {resources.cores} cores{threads} needs {resources.total_cores} cores, those of each rank on one host;"
+                f" the hosts have {self.available_cores()}, and the largest, {largest.name}, has {largest.slots}: use fewer cores"
             )
         far = [host.name for host in self._hosts if not is_this_host(host.name)]
         if resources.hostname_localhost and far:
@@ -71,6 +71,29 @@ class HostsBackend(SchedulerBackend):
                 " executor, and calls cannot have others"
             )
 
+    def _fits_into_one(self, resources: Resources) -> bool:
+        """Return True if a host has enough cores for all ranks of a worker."""
+        return any(resources.total_cores <= (host.slots or 1) for host in self._hosts)
+
+    def _fits(self, resources: Resources) -> bool:
+        """Return True if the hosts together have enough cores for the ranks of a worker."""
+        return (
+            place([(host.slots or 1) // resources.threads_per_core for host in self._hosts], resources.cores)
+            is not None
+        )
+
+    def _may_span(self, resources: Resources) -> bool:
+        """Return True if the ranks of a worker may be on several hosts: it has too many for one, or needs GPUs.
+
+        How many GPUs a host has is known when its agent has started.
+        """
+        from pympipool.backends.agent.jobs import can_span
+        from pympipool.backends.mpi_library import loaded_library
+
+        if not self._fits_into_one(resources):
+            return True
+        return resources.cores > 1 and resources.gpus > 0 and len(self._hosts) > 1 and can_span(loaded_library())
+
     def uses_agents(self, resources: Resources) -> bool:
         """Return True: nothing else starts workers there."""
         return True
@@ -80,6 +103,10 @@ class HostsBackend(SchedulerBackend):
         from pympipool.backends.agent.spawner import AgentSpawner
         from pympipool.backends.local.backend import start_method
 
+        if self._may_span(resources):
+            from pympipool.backends.agent.spanning_spawner import SpanningSpawner
+
+            return SpanningSpawner(resources, self._shared_agents(resources))
         job = None
         if resources.cores > 1:
             job = mpi_job(resources.cores)

@@ -53,7 +53,7 @@ _LOCAL_ONLY = {
 """Settings that keep the ranks from opening network ports, which they do not need on one host. Settings of the user
 take precedence. These settings also shorten the start of Open MPI from 1.2 s to 0.2 s."""
 
-_NOT_BOUND = {"I_MPI_PIN": "off"}
+NOT_BOUND = {"I_MPI_PIN": "off"}
 """The setting without which Intel MPI binds the ranks of all workers to the same first cores. That of the user takes precedence."""
 
 _ALLOW_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -122,7 +122,7 @@ def local_job_options(kind: Kind, ranks: int) -> list[str]:
 def local_job_environment(launcher: Launcher, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an mpiexec that starts ranks on its own host alone, made from that of a worker."""
     as_root = _ALLOW_ROOT if launcher.kind is Kind.OPEN_MPI and os.geteuid() == 0 else {}
-    return {**_LOCAL_ONLY, **_NOT_BOUND, **as_root, **environment, "PYMPIPOOL_LAUNCHER": launcher.path}
+    return {**_LOCAL_ONLY, **NOT_BOUND, **as_root, **environment, "PYMPIPOOL_LAUNCHER": launcher.path}
 
 
 class MpiexecProcess(ChildProcess):

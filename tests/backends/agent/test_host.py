@@ -12,6 +12,8 @@ from pympipool.backends.agent.process import AgentProcess
 from pympipool.transport.frames import decode_body, encode_body
 from pympipool.transport.host_stream import DATA, REPORT, REQUEST, STATUS, HostStream
 
+OF_AGENT = {"pid": 1, "cores": 2, "gpus": 0, "is_joining": False, "addresses": ("10.0.0.2", "10.0.0.1")}
+
 
 def fail(*_):
     raise MemoryError
@@ -22,9 +24,7 @@ def sides():
     """Return the master's end, the loop that it uses, those that have ended, and the relay's end."""
     ours, theirs = socket.socketpair()
     relay = HostStream(theirs)
-    relay.put(
-        REPORT, 0, 0, encode_body(("report", {"host": "a", "pid": 1, "cores": 2, "gpus": 0, "is_joining": False}))
-    )
+    relay.put(REPORT, 0, 0, encode_body(("report", {**OF_AGENT, "host": "a"})))
     relay.flush()
     timers, ended = [], []
     loop = SimpleNamespace(
@@ -39,7 +39,7 @@ def sides():
 def test_cores_are_known_by_the_short_name():
     ours, theirs = socket.socketpair()
     relay = HostStream(theirs)
-    report = {"host": "a.cluster.org", "pid": 1, "cores": 2, "gpus": 0, "is_joining": False}
+    report = {**OF_AGENT, "host": "a.cluster.org"}
     relay.put(REPORT, 0, 0, encode_body(("report", report)))
     relay.flush()
     loop = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)

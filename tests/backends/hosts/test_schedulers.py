@@ -100,7 +100,9 @@ def test_hosts_are_for_ssh_alone():
 
 def test_worker_larger_than_a_host_is_refused(host_file, monkeypatch):
     monkeypatch.setenv("PBS_NODEFILE", host_file(f"{socket.gethostname()}\n" * 2))
-    with pytest.raises(ValueError, match=r"needs 3 cores of one host, and the largest, .*, has 2"):
+    with pytest.raises(
+        ValueError, match=r"needs 3 cores, those of each rank on one host; the hosts have 2, and .*, has 2"
+    ):
         Executor(backend="pbs", cores_per_worker=3, max_cores=3)
 
 
