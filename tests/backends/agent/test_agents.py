@@ -77,7 +77,7 @@ def die(text):
 
 
 def agents_of(backend):
-    return {name: psutil.Process(host.agent_pid) for name, host in backend.agents._hosts.items()}
+    return {name: psutil.Process(host.agent_pid) for name, host in [*backend.agents._hosts.items()]}
 
 
 # ---- workers ----
