@@ -21,9 +21,9 @@ from pympipool.caching.exceptions import raised
 from pympipool.caching.inputs import UNKNOWN, is_changed
 from pympipool.caching.keys import Keys, is_plain, key_of_name
 from pympipool.caching.maps import Answers
-from pympipool.caching.modules import version_of_files
+from pympipool.caching.modules import version_now
 from pympipool.caching.store import Store
-from pympipool.caching.values import KeylessFutureError, UnhashableError
+from pympipool.caching.values import KeylessFutureError, Seen, UnhashableError
 from pympipool.caching.writer import Writer
 from pympipool.errors import CacheWarning, SerializationError
 from pympipool.serialization import payload
@@ -112,11 +112,11 @@ class CachedCalls:
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
-        unimported: set[str] = set()
-        version = version_of_files()
+        seen = Seen()
+        version = version_now()
         if self._keys is not None and resources is not None and resources.cache and resources.cache_key is None:
             args, kwargs = self._with_changed_results(args, kwargs)
-        key = None if resources is None else self._key(fn, args, kwargs, resources, inputs, unimported)
+        key = None if resources is None else self._key(fn, args, kwargs, resources, inputs, seen)
         if key is None or resources is None or any(one.version == UNKNOWN for one in inputs):
             return self._engine.submit(fn, args, kwargs, resources)
         self._writer.flush_before((key,))
@@ -128,13 +128,16 @@ class CachedCalls:
         description = self._description(args, kwargs, resources)
         if resources.cache_key is None:  # what has an outdated result among its arguments is outdated itself
             version = min([version, *(one.version for one in inputs)])
+            for one in inputs:
+                seen.add(one.modules)
         else:
             version = sys.maxsize
         name, exceptions = callable_name(fn), resources.cache_exceptions
         entry = UnwrittenEntry(key, name, version, description, self._store, inputs or (), exceptions)
+        entry.modules = seen.modules
         future = self._engine.submit(fn, args, kwargs, resources, entry)
         if not self._engine.has_workers:
-            if not unimported.isdisjoint(sys.modules):  # the key does not tell what it has seen of these modules
+            if not seen.unimported.isdisjoint(sys.modules):  # the key does not tell what it has seen of these modules
                 entry.version = UNKNOWN
             _keep_at_once(entry, future)
         self._writer.follow(future, entry)
@@ -166,9 +169,10 @@ class CachedCalls:
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
-        version = version_of_files()
+        seen = Seen()
+        version = version_now()
         cores, result_of, cwd = resources.cores, resources.result_of, resources.cwd
-        keys = self._attempt(fn, lambda made: made.of_rows(fn, rows, cores, result_of, inputs, cwd))
+        keys = self._attempt(fn, lambda made: made.of_rows(fn, rows, cores, result_of, inputs, cwd, seen))
         if keys is None or inputs:
             return None
         self._writer.flush_before(keys)
@@ -177,7 +181,7 @@ class CachedCalls:
         self.counts.found += answered
         self.counts.missing += len(keys) - answered
         arguments = [self._description(args, {}, resources) for args in rows]
-        return Answers(keys, found, self._store, self._writer, callable_name(fn), version, arguments)
+        return Answers(keys, found, self._store, self._writer, callable_name(fn), version, seen.modules, arguments)
 
     def directory_for(self, fn: Callable[..., Any]) -> str | None:
         """Return the directory in which the results of a function are kept; None if not all of them are."""
@@ -193,7 +197,7 @@ class CachedCalls:
         kwargs: dict[str, Any],
         resources: Resources,
         inputs: list[Entry],
-        unimported: set[str],
+        seen: Seen,
     ) -> bytes | None:
         """Return the key of a call, and note what `Keys.of_call` notes; None if it is not cached."""
         if not resources.cache:
@@ -201,7 +205,7 @@ class CachedCalls:
         if resources.cache_key is not None:
             return key_of_name(resources.cache_key)
         cores, result_of, cwd = resources.cores, resources.result_of, resources.cwd
-        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs, unimported, cwd))
+        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs, seen, cwd))
 
     def _attempt(self, fn: Callable[..., Any], make: Callable[[Keys], T]) -> T | None:
         """Return make(keys); None, perhaps with a warning, if calls of a function have no keys."""

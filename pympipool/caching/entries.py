@@ -49,10 +49,12 @@ class Unwritten(Post):
     Args:
         function_name: The name of the function.
         keys: The keys of its calls.
-        version: That of the files of modules (see `version_of_files`), before the keys were made. With a larger one the calls may
-            have run what is not what their keys say. `inputs.UNKNOWN`: they may have got what is not what their keys say.
+        version: That of the files of modules (see `version_now`), before the keys were made. If one that the keys tell has changed
+            since, the calls may have run what is not what their keys say. `inputs.UNKNOWN`: they may have got what is not what
+            their keys say.
 
     Attributes:
+        modules: The names of the modules that the keys tell (see `values.Seen`).
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.
@@ -68,6 +70,7 @@ class Unwritten(Post):
         "is_shared",
         "is_written",
         "keys",
+        "modules",
         "must_be_unpickled",
         "parts",
         "version",
@@ -75,6 +78,7 @@ class Unwritten(Post):
 
     def __init__(self, function_name: str, keys: Sequence[bytes], version: int) -> None:
         self.version = version
+        self.modules: frozenset[str] = frozenset()
         self.function_name = function_name
         self.keys = keys
         self.future: Future[Any] | None = None
@@ -231,6 +235,7 @@ class StoredEntry:
 
     is_shared = False  # such results are not stored
     version = sys.maxsize
+    modules: frozenset[str] = frozenset()
 
     def __init__(self, key: bytes, store: Store, size_bytes: int) -> None:
         self.key = key
@@ -270,6 +275,7 @@ class PendingEntry:
 
     is_shared = False
     version = sys.maxsize
+    modules: frozenset[str] = frozenset()
 
     def __init__(self, key: bytes) -> None:
         self.key = key

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
 from pympipool.caching.modules import version_now, version_of_files
-from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, digest_of, guarded
+from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, Seen, digest_of, guarded
 from pympipool.serialization.analysis import Analysis
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ class Keys:
     def __init__(self, start: Any = None, *, takes_futures: bool = True, runs_here: bool = False) -> None:
         self._takes_futures = takes_futures
         self._runs_here = runs_here
-        self._version = version_now()
+        self._version = version_now(now=True)
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         kind = (_VERSION, *sys.version_info[:2], b"here " if runs_here else b"")
-        self._base.update(b"%d %d.%d %b" % kind + digest_of(start, scope=Scope(runs_here=runs_here)))
+        scope = Scope(runs_here=runs_here)
+        self._base.update(b"%d %d.%d %b" % kind + digest_of(start, scope=scope))
+        self._modules = frozenset(scope.modules)
         self._functions = FunctionDigests(self._version, runs_here)
 
     def of_call(
@@ -74,7 +76,7 @@ class Keys:
         cores: int,
         result_of: str,
         inputs: list[Entry] | None = None,
-        unimported: set[str] | None = None,
+        seen: Seen | None = None,
         cwd: str | None = None,
     ) -> bytes:
         """Return the key of a call.
@@ -82,18 +84,18 @@ class Keys:
         Args:
             cwd: The folder in which the user has asked for the call to run; None: where the script runs, which does not count.
             inputs: Gets the entries of the calls whose results are among the arguments.
-            unimported: Gets the names of modules, as of `Scope`. If the call imports one of them, its result depends on what the
-                key does not tell.
+            seen: Gets the names of modules. If the call imports one that is not imported yet, its result depends on what the key
+                does not tell.
 
         Raises:
             UnhashableError: The function or an argument has no digest.
         """
-        unimported = set() if unimported is None else unimported
-        hasher, changing = self._begin(fn, cores, result_of, cwd, unimported)
+        seen = Seen() if seen is None else seen
+        hasher, changing = self._begin(fn, cores, result_of, cwd, seen)
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
-            hasher.update(b"other" + self._hasher_of(fn, changing, args, kwargs, inputs, unimported).digest())
+            hasher.update(b"other" + self._hasher_of(fn, changing, args, kwargs, inputs, seen).digest())
         return hasher.digest()
 
     def of_rows(
@@ -104,6 +106,7 @@ class Keys:
         result_of: str,
         inputs: list[Entry],
         cwd: str | None = None,
+        seen: Seen | None = None,
     ) -> list[bytes] | None:
         """Return the keys of calls of one function that travel in batches, as `of_call` returns them.
 
@@ -111,14 +114,14 @@ class Keys:
             None: An argument is, or holds, an object that the function has, too. In a batch it would be another one.
         """
         keys = []
-        unimported: set[str] = set()
-        begin, changing = self._begin(fn, cores, result_of, cwd, unimported)
+        seen = Seen() if seen is None else seen
+        begin, changing = self._begin(fn, cores, result_of, cwd, seen)
         for args in rows:
             hasher = begin.copy()
             if is_plain(args):
                 hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
             else:
-                of_arguments = self._hasher_of(fn, changing, args, {}, inputs, unimported)
+                of_arguments = self._hasher_of(fn, changing, args, {}, inputs, seen)
                 if of_arguments.scope.meets_function:
                     return None
                 hasher.update(b"other" + of_arguments.digest())
@@ -126,11 +129,13 @@ class Keys:
         return keys
 
     def _begin(
-        self, fn: Callable[..., Any], cores: int, result_of: str, cwd: str | None, unimported: set[str]
+        self, fn: Callable[..., Any], cores: int, result_of: str, cwd: str | None, seen: Seen
     ) -> tuple[hashlib.blake2b, Hasher | None]:
         """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns."""
         hasher = self._base.copy()
-        digest, changing = self._functions.digest(fn, unimported)
+        if self._modules:
+            seen.add(self._modules)
+        digest, changing = self._functions.digest(fn, seen)
         hasher.update(digest)
         if cores > 1:
             hasher.update(b"%d %b" % (cores, result_of.encode()))
@@ -146,7 +151,7 @@ class Keys:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         inputs: list[Entry] | None,
-        unimported: set[str],
+        seen: Seen,
     ) -> Hasher:
         """Return a hasher of arguments.
 
@@ -156,7 +161,7 @@ class Keys:
             self._takes_futures,
             self._version,
             self._runs_here,
-            unimported=unimported,
+            unimported=seen.unimported,
             inputs=[] if inputs is None else inputs,
             of_function=0 if changing is None else changing.count,
         )
@@ -169,6 +174,7 @@ class Keys:
             hasher.add_named(b"kwargs", kwargs, "the argument {}", order_counts=len(kwargs) > 1 and _sees_order(fn))
 
         guarded("arguments", add)
+        seen.add(scope.modules)
         return hasher
 
 
@@ -201,14 +207,14 @@ class FunctionDigests:
     def __init__(self, version: int, runs_here: bool = False) -> None:
         self._version = version
         self._runs_here = runs_here
-        self._known: dict[int, tuple[Any, Callable[[], bool], int, bytes]] = {}
+        self._known: dict[int, tuple[Any, Callable[[], bool], int, bytes, frozenset[str]]] = {}
         self._changing: dict[int, weakref.ref[Any]] = {}  # what may change unseen, and may hold much
 
-    def digest(self, fn: Callable[..., Any], unimported: set[str]) -> tuple[bytes, Hasher | None]:
+    def digest(self, fn: Callable[..., Any], seen: Seen) -> tuple[bytes, Hasher | None]:
         """Return the digest of a function.
 
         Args:
-            unimported: As of `Keys.of_call`.
+            seen: As of `Keys.of_call`.
 
         Returns:
             The digest, and a hasher that has met what belongs to the function and may change: it makes a difference whether an
@@ -219,14 +225,15 @@ class FunctionDigests:
         """
         known = self._known.get(id(fn))
         if known is not None:
-            _, is_unchanged, version, digest = known
+            _, is_unchanged, version, digest, modules = known
             if is_unchanged() and version == version_of_files():
+                seen.add(modules)
                 return digest, None
-        scope = Scope(version=self._version, runs_here=self._runs_here, unimported=unimported)
+        scope = Scope(version=self._version, runs_here=self._runs_here, unimported=seen.unimported)
         if type(fn) is functools.partial:
-            return self._digest_with(fn.func, scope, fn.args, fn.keywords, vars(fn))
+            return self._digest_with(fn.func, seen, scope, fn.args, fn.keywords, vars(fn))
         if type(fn) is types.MethodType:
-            return self._digest_with(fn.__func__, scope, fn.__self__)
+            return self._digest_with(fn.__func__, seen, scope, fn.__self__)
         version = version_of_files()
         reference = self._changing.get(id(fn))
         is_current = None if reference is not None and reference() is fn else _comparison(fn)
@@ -238,19 +245,22 @@ class FunctionDigests:
         if len(self._known) + len(self._changing) >= FUNCTIONS_MAX:
             self._known.clear()
             self._changing.clear()
+        modules = frozenset(scope.modules)
+        seen.add(modules)
         if is_current is not None:
-            self._known[id(fn)] = fn, is_current, version, digest
+            self._known[id(fn)] = fn, is_current, version, digest, modules
             return digest, None
         self._known.pop(id(fn), None)
         with suppress(TypeError):  # it has no weak references
             self._changing[id(fn)] = weakref.ref(fn)
         return digest, hasher
 
-    def _digest_with(self, fn: Callable[..., Any], scope: Scope, *values: Any) -> tuple[bytes, Hasher]:
+    def _digest_with(self, fn: Callable[..., Any], seen: Seen, scope: Scope, *values: Any) -> tuple[bytes, Hasher]:
         """Return the digest of a function together with values."""
-        digest, changing = self.digest(fn, scope.unimported)
+        digest, changing = self.digest(fn, seen)
         hasher = Hasher(scope, changing)
         guarded("values", lambda: hasher.add_all(b"with", (digest, *values)))
+        seen.add(scope.modules)
         return hasher.digest(), hasher
 
 

@@ -30,7 +30,7 @@ class Answers:
         store: Where that is.
         writer: Stores the results of the other calls.
         function_name: That of the function.
-        version: As of `Unwritten`.
+        version: As of `Unwritten`, and so are modules.
         arguments: Describes the arguments of each call (see `UnwrittenEntry`).
     """
 
@@ -42,6 +42,7 @@ class Answers:
         writer: Writer,
         function_name: str,
         version: int,
+        modules: frozenset[str],
         arguments: Sequence[Any],
     ) -> None:
         self._keys = keys
@@ -50,6 +51,7 @@ class Answers:
         self._writer = writer
         self._function_name = function_name
         self._version = version
+        self._modules = modules
         self._arguments = arguments
         self._missing = [number for number, key in enumerate(keys) if key not in found]
 
@@ -84,7 +86,7 @@ class Answers:
 
     def engine(self, engine: Any) -> BatchCache:
         """Return an engine whose batches of `keyed` columns are stored."""
-        return BatchCache(engine, self._writer, self._function_name, self._version)
+        return BatchCache(engine, self._writer, self._function_name, self._version, self._modules)
 
 
 class StoredResults:
@@ -136,11 +138,14 @@ class BatchCache:
         engine: Runs them.
         writer: Stores their results.
         function_name: That of the function.
-        version: As of `Unwritten`.
+        version: As of `Unwritten`, and so are modules.
     """
 
-    def __init__(self, engine: BatchEngine, writer: Writer, function_name: str, version: int) -> None:
+    def __init__(
+        self, engine: BatchEngine, writer: Writer, function_name: str, version: int, modules: frozenset[str]
+    ) -> None:
         self._version = version
+        self._modules = modules
         self._engine = engine
         self._writer = writer
         self._function_name = function_name
@@ -159,5 +164,7 @@ class BatchCache:
             fn: The function, or what `freeze_function` has returned.
         """
         future = self._engine.submit_batch(fn, PackedColumns(columns), resources)
-        self._writer.follow(future, UnwrittenBatch(columns.keys, self._function_name, self._version, columns.arguments))
+        entry = UnwrittenBatch(columns.keys, self._function_name, self._version, columns.arguments)
+        entry.modules = self._modules
+        self._writer.follow(future, entry)
         return future

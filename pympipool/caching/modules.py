@@ -46,12 +46,14 @@ from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
 from pympipool.serialization.reloads import notice_reload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from importlib.machinery import ModuleSpec
 
 __all__ = [
     "add_imports",
     "add_module",
     "add_module_named",
+    "changed_since",
     "is_by_value",
     "sees_memory",
     "version_now",
@@ -125,6 +127,7 @@ def _add_contents(hasher: Hasher, name: str) -> None:
         raise UnhashableError(
             f"the module {content.replaced}, which has changed, and this process may have what it was"
         )
+    hasher.scope.modules.add(name)
     hasher.feed(b"contents", content.digest)
 
 
@@ -174,7 +177,8 @@ class _Modules:
         self._replaced: set[str] = set()  # those of these that were seen to change
         self._users: dict[str, bool] = {}
         self._next_check_s = 0.0
-        self.version = 0  # the time at which a change was noticed last, or a little later: it only grows
+        self.version = 0  # the time at which a change was noticed last
+        self._latest = 0
 
     def content(self, name: str) -> Content:
         """Return the content of a module."""
@@ -212,9 +216,14 @@ class _Modules:
                 self._stamps.clear()
                 self._users.clear()
                 forget_installations()
-                self.version = max(self.version + 1, time_ns())
+                self.version = self._latest = self.now() + 1
             else:
                 self._stamps.update({path: stamp for path, stamp in stamps.items() if stamp is not None})
+
+    def now(self) -> int:
+        """Return the time in ns. It is never less than before, as it may be where a clock is set."""
+        self._latest = max(self._latest, time_ns())
+        return self._latest
 
     def renew_lock(self) -> None:
         """Forget, in a forked child, who holds the lock: that thread does not run there."""
@@ -304,9 +313,28 @@ def version_of_files(*, now: bool = False) -> int:
     return _modules.version
 
 
-def version_now() -> int:
-    """Return the version of an executor that is made now: all changes so far have a smaller one, or the same."""
-    return max(version_of_files(now=True), time_ns())
+def version_now(*, now: bool = False) -> int:
+    """Return the version of an executor, or of a call, that is made now: all changes so far have a smaller one, or the same.
+
+    Args:
+        now: As of `version_of_files`.
+    """
+    _modules.check(now=now)
+    return _modules.now()
+
+
+def changed_since(names: Iterable[str], version: int) -> str:
+    """Return the name of a module that has changed since, of these and of all that they import; "" if none has."""
+    if _modules.version <= version:
+        return ""
+    for name in names:
+        try:
+            content = _modules.content(name)
+        except UnhashableError:
+            return name
+        if content.version > version:
+            return content.changed
+    return ""
 
 
 def _origin(name: str) -> str | None:

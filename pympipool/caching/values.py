@@ -20,7 +20,7 @@ import pickle
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -39,6 +39,7 @@ __all__ = [
     "Hasher",
     "KeylessFutureError",
     "Scope",
+    "Seen",
     "UnhashableError",
     "digest_of",
     "guarded",
@@ -63,6 +64,26 @@ class KeylessFutureError(UnhashableError):
     """A future is among the arguments whose call has no key."""
 
 
+class Seen:
+    """What keys have seen of modules.
+
+    Attributes:
+        modules: Names of those whose content they tell, with all that these import.
+        unimported: As of `Scope`.
+    """
+
+    __slots__ = ("modules", "unimported")
+
+    def __init__(self) -> None:
+        self.modules: frozenset[str] = frozenset()
+        self.unimported: set[str] = set()
+
+    def add(self, modules: Set[str]) -> None:
+        """Add modules. Calls of one function share their set."""
+        if not modules <= self.modules:
+            self.modules = frozenset(modules) | self.modules if self.modules else frozenset(modules)
+
+
 @dataclass
 class Scope:
     """What holds for all values of a call.
@@ -72,6 +93,7 @@ class Scope:
         version: Modules whose files have changed later have no digest; see `modules.version_of_files`.
         runs_here: The call runs in this process, with the modules that this has imported, whatever their files have become.
         saw_memory: These modules, as they are now, are part of the digest.
+        modules: As of `Seen`.
         unimported: Modules of the user's that the call may import, and that this process has not imported yet. What they will see
             of other modules is no part of the digest.
         inputs: The entries of the calls of futures.
@@ -84,6 +106,7 @@ class Scope:
     version: int = sys.maxsize
     runs_here: bool = False
     saw_memory: bool = False
+    modules: set[str] = field(default_factory=set)
     unimported: set[str] = field(default_factory=set)
     inputs: list[Entry] = field(default_factory=list)
     in_sets: int = 0

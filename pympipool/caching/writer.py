@@ -22,7 +22,8 @@ from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
 from pympipool.caching.entries import Unwritten
-from pympipool.caching.modules import version_of_files
+from pympipool.caching.inputs import UNKNOWN
+from pympipool.caching.modules import changed_since, version_of_files
 from pympipool.caching.results import Result, storable_results
 
 if TYPE_CHECKING:
@@ -195,9 +196,14 @@ class Writer:
 
     def _results(self, ended: list[Unwritten]) -> Iterator[Result]:
         """Yield the results of futures. When the next one is asked for, the file of a large one is written."""
-        version = version_of_files(now=True)
+        version_of_files(now=True)  # look for changes
         for entry in ended:
-            if entry.version < version:
+            changed = changed_since(entry.modules, entry.version)
+            if changed and entry.function_name not in self.unkept:
+                LOGGER.warning(
+                    "results of %s() are not cached: the module %s has changed meanwhile", entry.function_name, changed
+                )
+            if changed or entry.version == UNKNOWN:
                 self.unkept.add(entry.function_name)
                 continue
             try:

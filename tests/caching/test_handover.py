@@ -137,7 +137,7 @@ def test_results_that_are_not_stored_can_be_read(make_block, directory):
 def test_outdated_results_can_be_read_later(make_block, directory, monkeypatch):
     """A module has been edited since the key was made: the result is that of the call, but is not stored."""
     with make_block() as exe:
-        monkeypatch.setattr("pympipool.caching.writer.version_of_files", lambda now: sys.maxsize)
+        monkeypatch.setattr("pympipool.caching.writer.changed_since", lambda *_: "a_module")
         future = exe.submit(array, 3)
     assert unfinished(directory) == []
     np.testing.assert_array_equal(future.result(), array(3))
@@ -152,7 +152,7 @@ def test_results_that_cannot_be_read_yet_stay(make_block, monkeypatch, problem):
         raise problem
 
     with make_block() as exe:
-        monkeypatch.setattr("pympipool.caching.writer.version_of_files", lambda now: sys.maxsize)
+        monkeypatch.setattr("pympipool.caching.writer.changed_since", lambda *_: "a_module")
         monkeypatch.setattr(ResultFiles, "read_left", refuse)
         future = exe.submit(array, 3)
         assert wait([future], TIMEOUT_S).done

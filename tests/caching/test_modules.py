@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 import warnings
 import zipfile
 
@@ -419,6 +420,36 @@ def test_results_of_edited_modules_have_no_older_key(folder, monkeypatch, option
     with Executor(max_workers=1, cache_directory=folder / "cache", **options) as exe:
         assert exe.submit(edited_at_once.f, 10).result() == 11
         assert exe.submit(abs, exe.submit(edited_at_once.f, 10)).result() == 11
+
+
+def test_only_edits_that_count_drop_results(folder, monkeypatch, caplog):
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
+    for name in ("plotting", "base", "calculating"):
+        write(folder / f"{name}.py", f"{'import base' * (name == 'calculating')}\n\ndef f(x):\n    return x\n")
+    plot, calculate = (importlib.import_module(name).f for name in ("plotting", "calculating"))
+
+    def go_on(file, value):
+        while not os.path.exists(file):
+            time.sleep(0.01)
+        return calculate(value)
+
+    def kept_after_an_edit(name):
+        go = folder / f"{name}.go"
+        with Executor(max_workers=1, block_allocation=True, cache_directory=folder / "cache") as exe:
+            exe.submit(plot, 1).result()  # so its file is watched
+            late = exe.submit(go_on, str(go), 1)
+            after = exe.submit(abs, late)
+            path = folder / f"{name}.py"
+            write(path, path.read_text() + "\nMORE = 1\n")
+            go.touch()
+            assert after.result() == 1
+        with Executor(max_workers=1, block_allocation=True, cache_directory=folder / "cache") as exe:
+            return exe._cache._store.find(late.cache_entry.key), exe._cache._store.find(after.cache_entry.key)
+
+    assert None not in kept_after_an_edit("plotting")
+    assert "go_on" not in caplog.text
+    assert kept_after_an_edit("base") == (None, None)
+    assert "go_on() are not cached: the module base has changed meanwhile" in caplog.text
 
 
 # ---- installed packages ----

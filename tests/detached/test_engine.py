@@ -24,7 +24,7 @@ def test_a_job_runs_where_submit_was_called(exe, scheduler, tmp_path, monkeypatc
         assert request.cwd == request.spool.read_common()["cwd"] == str(folders[0])
 
 
-def test_the_given_folder_belongs_to_the_key(exe, tmp_path, monkeypatch):
+def test_the_given_folder_belongs_to_the_key(exe, scheduler, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     keys = [exe.submit(square, 3, resource_dict=one).cache_entry.key for one in ({}, {"cwd": "."}, {"cwd": "runs"})]
@@ -32,6 +32,7 @@ def test_the_given_folder_belongs_to_the_key(exe, tmp_path, monkeypatch):
     monkeypatch.chdir("runs")  # where the script runs does not count
     assert exe.submit(square, 3).cache_entry.key == keys[0]
     assert exe.submit(square, 3, resource_dict={"cwd": "."}).cache_entry.key == keys[2]
+    wait_until(lambda: len(scheduler.requests) == 3)
 
 
 def test_a_removed_folder_is_named(exe, scheduler, tmp_path, monkeypatch):
