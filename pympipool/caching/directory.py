@@ -49,14 +49,11 @@ def prepare(directory: str | os.PathLike[str], *, create: bool = True) -> Direct
         PermissionError: Another user owns it, or can write into it.
         NotADirectoryError: It is a file.
         FileNotFoundError: There is none, and none is to be made.
+        OSError: It cannot be made. The message names it, and the remedy.
     """
     path = os.path.realpath(directory)
     if create:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
+        _make(path)
     status = os.stat(path)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(f"cache_directory is {path!r}, which is a file; name a directory")
@@ -67,3 +64,15 @@ def prepare(directory: str | os.PathLike[str], *, create: bool = True) -> Direct
         except FileNotFoundError:
             continue
     return Directory(path, file_system(path) in SHARED_FILE_SYSTEMS)
+
+
+def _make(path: str) -> None:
+    if os.path.lexists(path):
+        return
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        if not os.path.isdir(path):  # nobody else has just made it
+            problem = f"cache_directory is {path!r}, which cannot be made ({error.strerror})"
+            raise OSError(error.errno, f"{problem}; name a directory where you can write") from error

@@ -399,6 +399,12 @@ def test_a_file_is_no_directory(tmp_path):
         Store(tmp_path / "cache")
 
 
+def test_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cache_directory is .*, which cannot be made .*; name a directory where"):
+        Store(tmp_path / "file" / "cache")
+
+
 def test_files_are_for_the_user_only(cache):
     write(cache, KEY, large())
     for path in (*Path(cache.path).rglob("*"), Path(cache.path)):
