@@ -218,12 +218,20 @@ static int map_copy(void **address, int descriptor, size_t size_bytes)
     return error;
 }
 
+/* macOS refuses to read or write 2 GiB at once; Linux takes a part. */
+#define AT_ONCE_MAX ((size_t)1 << 30)
+
+static size_t at_once(size_t count)
+{
+    return count < AT_ONCE_MAX ? count : AT_ONCE_MAX;
+}
+
 int pmp_write(int descriptor, const void *bytes, size_t count, size_t offset)
 {
     const char *from = bytes;
 
     while (count > 0) {
-        const ssize_t written = pwrite(descriptor, from, count, (off_t)offset);
+        const ssize_t written = pwrite(descriptor, from, at_once(count), (off_t)offset);
         if (written < 0 && errno == ESPIPE) {
             return copy_mapped(descriptor, (char *)(uintptr_t)from, count, offset,
                                PROT_READ | PROT_WRITE);
@@ -244,7 +252,7 @@ int64_t pmp_read(int descriptor, void *bytes, size_t count, size_t offset)
 {
     struct stat status;
 
-    const ssize_t got = pread(descriptor, bytes, count, (off_t)offset);
+    const ssize_t got = pread(descriptor, bytes, at_once(count), (off_t)offset);
     if (got >= 0 || errno != ESPIPE) {
         return got < 0 ? -errno : got;
     }

@@ -21,6 +21,9 @@ __all__ = ["is_removed", "lock", "open_to_read", "read_all", "remove", "replace"
 BLOCKS_MAX = 64
 """Number of blocks that are written at once; Linux takes 1024."""
 
+BYTES_MAX = 1 << 30
+"""Number of bytes that are read or written at once: Linux takes a part of more than 2 GiB, and macOS refuses that."""
+
 
 def open_to_read(path: str) -> int:
     """Open a file, so that others can rename and remove it meanwhile."""
@@ -28,10 +31,10 @@ def open_to_read(path: str) -> int:
 
 
 def read_all(descriptor: int, content: bytearray) -> bool:
-    """Fill memory from the begin of a file; return False if the file is shorter. The system reads at most 2 GiB at once."""
+    """Fill memory from the begin of a file; return False if the file is shorter."""
     left, position = memoryview(content), 0
     while left:
-        count = os.preadv(descriptor, [left], position)
+        count = os.preadv(descriptor, [left[:BYTES_MAX]], position)
         if count == 0:
             return False
         left, position = left[count:], position + count
@@ -41,7 +44,10 @@ def read_all(descriptor: int, content: bytearray) -> bool:
 def write_all(descriptor: int, blocks: list[Any]) -> None:
     """Write some bytes after each other. The list is empty afterwards."""
     while blocks:
-        written = os.writev(descriptor, blocks[:BLOCKS_MAX])
+        first = blocks[:BLOCKS_MAX]
+        if sum(map(len, first)) > BYTES_MAX:
+            first = [memoryview(blocks[0])[:BYTES_MAX]]
+        written = os.writev(descriptor, first)
         while blocks and written >= len(blocks[0]):
             written -= len(blocks.pop(0))
         if written:

@@ -276,6 +276,23 @@ def test_files_are_read_in_pieces(cache, monkeypatch):
         assert str(read(cache)) == str(value)
 
 
+def test_systems_are_asked_for_few_bytes(cache, monkeypatch):
+    """macOS refuses to read or write 2 GiB at once."""
+    preadv, writev, asked = os.preadv, os.writev, []
+
+    def note(views):
+        asked.append(sum(map(len, views)))
+        return views
+
+    monkeypatch.setattr(os, "preadv", lambda descriptor, views, offset: preadv(descriptor, note(views), offset))
+    monkeypatch.setattr(os, "writev", lambda descriptor, views: writev(descriptor, note(views)))
+    monkeypatch.setattr(files.access, "BYTES_MAX", 1000)
+    monkeypatch.setattr(files, "KEPT_MAX", 0)
+    write(cache, KEY, large())
+    assert str(read(cache)) == str(large())
+    assert max(asked) == 1000
+
+
 def test_without_memory_results_stay(cache, monkeypatch):
     def refuse(*_):
         raise MemoryError

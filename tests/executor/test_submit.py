@@ -3,6 +3,7 @@
 import functools
 import operator
 import os
+import socket
 import sys
 import time
 from concurrent import futures
@@ -310,13 +311,16 @@ def test_call_may_use_its_own_executor(executor):
 def test_a_call_may_start_threads_and_processes(executor):
     def work():
         import subprocess
+        import sys
         import threading
 
         results = []
         thread = threading.Thread(target=results.append, args=(1,))
         thread.start()
         thread.join()
-        return results, subprocess.run(["echo", "2"], capture_output=True, text=True, check=True).stdout
+        return results, subprocess.run(
+            [sys.executable, "-c", "print(2)"], capture_output=True, text=True, check=True
+        ).stdout
 
     assert executor.submit(work).result() == ([1], "2\n")
 
@@ -364,7 +368,7 @@ def test_info_names_the_workers(make_block_executor, gate):
     workers = exe.info["workers"]
     gate.open(2)
     assert {worker["pid"] for worker in workers} == {call.result() for call in calls}
-    assert {worker["host"] for worker in workers} == {os.uname().nodename}
+    assert {worker["host"] for worker in workers} == {socket.gethostname()}
 
 
 def test_repr_describes_executor(make_executor):
