@@ -36,7 +36,7 @@ def test_info_tells_of_this_machine():
     assert f"pympipool {pympipool.__version__}" in text
     assert "memory unknown" not in text
     assert "Nothing is wrong" in text
-    assert "no functions on several cores" in text
+    assert "pip install mpi4py impi-rt" in text
 
 
 def test_info_is_data_for_programs():
@@ -61,7 +61,7 @@ def test_check_notices_the_end_of_a_script():
 
 def test_what_needs_mpi_is_said():
     code, text = run("check", "mpi")
-    assert "MPI functions are not there on Windows" in text
+    assert "pip install mpi4py impi-rt" in text
     assert "1 could not be tried" in text
     assert code == 1
 
