@@ -29,6 +29,8 @@ SHARED_FILE_SYSTEMS = _words(
 )
 """File systems that several hosts may use at once. WAL needs memory that all users of the file share: it is not safe there."""
 
+LOCAL_FUSE = _words("fuse.ext2 fuse.fuse-overlayfs fuse.gocryptfs fuse.encfs fuse.ntfs-3g fuse.squashfuse fuse.unionfs")
+
 
 class Directory(NamedTuple):
     """A checked cache directory.
@@ -63,7 +65,7 @@ def prepare(directory: str | os.PathLike[str], *, create: bool = True) -> Direct
             check_owner(os.path.join(path, name), os.lstat(os.path.join(path, name)))
         except FileNotFoundError:
             continue
-    return Directory(path, file_system(path) in SHARED_FILE_SYSTEMS)
+    return Directory(path, _is_shared(file_system(path)))
 
 
 def _make(path: str) -> None:
@@ -76,3 +78,8 @@ def _make(path: str) -> None:
         if not os.path.isdir(path):  # nobody else has just made it
             problem = f"cache_directory is {path!r}, which cannot be made ({error.strerror})"
             raise OSError(error.errno, f"{problem}; name a directory where you can write") from error
+
+
+def _is_shared(kind: str) -> bool:
+    """Return True for a file system that several hosts may use at once, or may for all that is known of it (by FUSE)."""
+    return kind in SHARED_FILE_SYSTEMS or (kind.partition(".")[0] == "fuse" and kind not in LOCAL_FUSE)

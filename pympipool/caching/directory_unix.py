@@ -48,4 +48,4 @@ def file_system(path: str) -> str:
                     found, longest = after.split()[0], len(point)
     except (OSError, IndexError, UnicodeError):
         return ""
-    return found.removeprefix("fuse.")
+    return found

@@ -169,12 +169,16 @@ class Index:
     def _find(self, key: bytes) -> Found | None:
         return None if self._known.lacks(key, self._find_lock) else self._ahead.find(key)
 
-    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
-        """Return value, crc, size and boot of the results that there are of these."""
-        return self._reading.run(self._find_all, keys)
+    def find_all(self, keys: Sequence[bytes], *, now: bool = False) -> dict[bytes, Found]:
+        """Return value, crc, size and boot of the results that there are of these.
 
-    def _find_all(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
-        keys = [key for key in keys if not self._known.lacks(key, self._find_lock)]
+        Args:
+            now: Also of what another process has written a moment ago.
+        """
+        return self._reading.run(self._find_all, keys, now)
+
+    def _find_all(self, keys: Sequence[bytes], now: bool) -> dict[bytes, Found]:
+        keys = [key for key in keys if now or not self._known.lacks(key, self._find_lock)]
         found = {}
         for begin in range(0, len(keys), KEYS_OF_QUESTION):
             some = keys[begin : begin + KEYS_OF_QUESTION]

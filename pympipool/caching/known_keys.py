@@ -88,6 +88,9 @@ class KnownKeys:
     def _refresh(self, keys: set[bytes]) -> None:
         """Add the keys of new rows."""
         change, refresh_at_s = _changes.get(self._path), monotonic() + self._refresh_s
+        last_id = self._connection.execute("SELECT max(id) FROM results").fetchone()[0] or 0
+        if last_id < self._last_id:  # the newest rows were removed: SQLite gives their numbers again
+            self._last_id = 0
         for number, key in self._connection.execute("SELECT id, key FROM results WHERE id >= ?", (self._last_id,)):
             keys.add(key)
             self._last_id = max(number, self._last_id)

@@ -78,10 +78,14 @@ class Store:
             return None
         return None if found is None else self._check(key, *found)
 
-    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, bytes | int]:
-        """Look for several results, as `find` does; return those that there are."""
+    def find_all(self, keys: Sequence[bytes], *, now: bool = False) -> dict[bytes, bytes | int]:
+        """Look for several results, as `find` does; return those that there are.
+
+        Args:
+            now: As of `Index.find_all`.
+        """
         try:
-            rows = self.index.find_all(keys)
+            rows = self.index.find_all(keys, now=now)
         except sqlite3.Error:  # the calls run instead
             return {}
         checked = {key: self._check(key, *row) for key, row in rows.items()}
@@ -164,6 +168,7 @@ class Store:
         Raises:
             OSError, sqlite3.Error: There is no such file any more, or no room. Then the file stays where it was.
         """
+        os.utime(path)  # else it would be old without a row, for a moment (see `remove_orphans`)
         self.files.take(key, path)
         try:
             self.index.write([Row(key, None, 0, size_bytes, boot_id(), function, arguments, time(), run_ns)])

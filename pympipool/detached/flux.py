@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ from pympipool.backends.flux.jobspec import make_jobspec, pmi_of
 from pympipool.backends.program import without_outer_job
 from pympipool.detached import flux_elsewhere, flux_jobs
 from pympipool.detached.flux_jobs import Job, States
+from pympipool.detached.records_file import HUNG_LIMIT_S
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.detached.spool import Spool
 from pympipool.detached.templates import render, text_of
@@ -48,8 +49,11 @@ ANSWER_TIMEOUT_S = 60.0
 SUBMIT_TIMEOUT_S = 300.0
 """Seconds that flux may take to accept the jobs of a submission."""
 
-UNREACHED_PAUSE_S = 10.0
-"""Seconds in which an instance on another host is not asked again, after that has failed."""
+ELSEWHERE_PAUSE_S = 30.0
+"""Seconds in which an instance on another host is not asked again about the same jobs: each question is a login."""
+
+UNREACHED_PAUSE_S, UNREACHED_PAUSE_MAX_S = 10.0, 300.0
+"""The same after that has failed; it doubles each time, up to the second."""
 
 TASKS_MAX = 1000
 """Largest number of jobs of a submission."""
@@ -71,6 +75,27 @@ _NOT_HERE = (
 _NOT_SUBMITTED = TaskState(State.LOST, "its script was killed before it was submitted")
 
 
+@dataclass
+class _Elsewhere:
+    """What is known of an instance on another host.
+
+    Attributes:
+        seen: What it has answered last. That counts for `HUNG_LIMIT_S` if it cannot be asked any more.
+        seen_s: When that was.
+        asked: The jobs that it was asked about.
+        again_s: When it may be asked again.
+        failures: How often it could not be asked, since then.
+        error: Why.
+    """
+
+    seen: States = field(default_factory=dict)
+    seen_s: float = -math.inf
+    asked: set[Job] = field(default_factory=set)
+    again_s: float = -math.inf
+    failures: int = 0
+    error: str = ""
+
+
 class FluxScheduler:
     """Submits jobs to flux.
 
@@ -85,7 +110,6 @@ class FluxScheduler:
     name = "flux"
     settle_s = 5.0
     longest_pause_s = 5.0
-    problem = ""
 
     def __init__(self, records: Records, directory: str) -> None:
         self._durations = size_of_instance().durations
@@ -94,8 +118,19 @@ class FluxScheduler:
         self._answer: Future[Any] | None = None  # to the last question
         self._instances: dict[str, tuple[str, str]] = {}  # host and URI by the name of the jobs
         self._ended: dict[Job, TaskState] = {}  # these do not change any more
-        self._unreached: dict[str, tuple[float, str]] = {}  # when an instance could not be asked, and why, by its URI
-        self._seen: States = {}  # what instances on other hosts have answered last
+        self._elsewhere: dict[str, _Elsewhere] = {}  # instances on other hosts, by their URIs
+        self._ends_with_script = False
+
+    @property
+    def problem(self) -> str:
+        """Why jobs may not go on."""
+        if self._ends_with_script:
+            return ENDS_WITH_SCRIPT
+        silent = [there for there, known in self._elsewhere.items() if known.error and known.seen]
+        return "; ".join(
+            f"{there} has answered before, and does not any more: it is asked again for {HUNG_LIMIT_S:g} s"
+            for there in silent
+        )
 
     def most_tasks(self) -> int:
         """Return the largest number of jobs of a submission."""
@@ -114,8 +149,7 @@ class FluxScheduler:
         jobspecs = _jobspecs(request, self._durations.seconds(request.resources))
 
         def submit(handle: Any) -> list[str]:
-            if flux_jobs.ends_with_script(handle):
-                self.problem = ENDS_WITH_SCRIPT
+            self._ends_with_script = flux_jobs.ends_with_script(handle)
             request.spool.write_instance(handle.attr_get("hostname"), handle.attr_get("local-uri"))
             return flux_jobs.submit(handle, jobspecs, request.at_once, request.resources.priority)
 
@@ -126,7 +160,8 @@ class FluxScheduler:
 
     def find(self, submission: str) -> str | None:
         """Return the ids of those jobs of a submission that were submitted before its script was killed."""
-        found = self._ask(partial(flux_jobs.find, name=NAME + submission))
+        states = self._in_instances("find", [Job("", NAME + submission)])
+        found = {int(state.words): one.id for one, state in states.items() if one.id}
         known = self._records.submission(submission)
         if not found or known is None:
             return None
@@ -144,7 +179,6 @@ class FluxScheduler:
         except WorkerStartError:
             return None
         self._ended = {one: state for one, state in self._ended.items() if one in wanted}
-        self._seen = {one: state for one, state in self._seen.items() if one in wanted}
         self._ended |= {one: state for one, state in states.items() if state.state in (State.ENDED, State.FAILED)}
         states |= self._ended
         states |= dict.fromkeys([one for one in wanted if not one.id], _NOT_SUBMITTED)
@@ -207,29 +241,37 @@ class FluxScheduler:
             FileNotFoundError: It has ended.
         """
         there = flux_elsewhere.ssh_uri(host, uri)
-        failed_s, error = self._unreached.get(there, (-math.inf, ""))
-        if name == "cancel" or monotonic() - failed_s > UNREACHED_PAUSE_S:
+        known = self._elsewhere.setdefault(there, _Elsewhere())
+        is_new = not known.error and not known.asked.issuperset(jobs)
+        if name != "look" or is_new or monotonic() >= known.again_s:
             try:
                 states = flux_elsewhere.ask(there, name, jobs)
             except WorkerStartError as failure:
-                error = str(failure)
-                self._unreached[there] = monotonic(), error
+                known.error = str(failure)
+                pause_s = min(UNREACHED_PAUSE_S * 2 ** min(known.failures, 9), UNREACHED_PAUSE_MAX_S)
+                known.again_s, known.failures = monotonic() + pause_s, known.failures + 1
             else:
-                self._seen |= states if name == "look" else {}
-                return states
-        seen = self._seen if name == "look" else {}
-        if not seen.keys().isdisjoint(jobs):
-            self.problem = (
-                f"{there} has answered before, and does not any more: it is asked again until the script ends"
-            )
-        unknown = TaskState(State.UNKNOWN, _NOT_HERE.format(host=host, error=error))
+                if name != "look":
+                    return states
+                now_s = monotonic()
+                known = _Elsewhere(states, now_s, set(jobs), now_s + ELSEWHERE_PAUSE_S)
+                self._elsewhere[there] = known
+        if known.error and monotonic() - known.seen_s > HUNG_LIMIT_S:
+            known.seen = {}
+        seen = known.seen if name == "look" else {}
+        if not known.error:
+            return {job: seen[job] for job in jobs if job in seen}
+        unknown = TaskState(State.UNKNOWN, _NOT_HERE.format(host=host, error=known.error))
         return {job: seen.get(job, unknown) for job in jobs}
 
     def _instance(self, job: Job) -> tuple[str, str]:
         """Return the host, and the URI there, of the broker to which a job was submitted."""
-        if job.name not in self._instances:
-            self._instances[job.name] = Spool(self._root, job.name.removeprefix(NAME)).read_instance()
-        return self._instances[job.name]
+        known = self._instances.get(job.name)
+        if known is None:
+            known = Spool(self._root, job.name.removeprefix(NAME)).read_instance()
+            if known[0]:  # else the file may come late
+                self._instances[job.name] = known
+        return known
 
     def _ask(self, function: Callable[[Any], T], timeout_s: float = ANSWER_TIMEOUT_S, uri: str | None = None) -> T:
         """Call a function with a handle of an instance, in a thread: the broker of the instance may hang.

@@ -34,7 +34,7 @@ _LOCAL = "local://"
 _NO_BROKER = ("No such file or directory", "Connection refused")
 """What `flux relay` says of the socket of a broker that has ended."""
 
-_FUNCTIONS = {"look": flux_jobs.look, "cancel": flux_jobs.cancel}
+_FUNCTIONS = {"look": flux_jobs.look, "cancel": flux_jobs.cancel, "find": flux_jobs.find}
 
 
 def ssh_uri(host: str, local_uri: str) -> str:
@@ -52,25 +52,29 @@ def ask(uri: str, function: str, jobs: Collection[Job]) -> States:
 
     Args:
         uri: How it is reached.
-        function: "look", or "cancel" (see `flux_jobs`).
+        function: "look", "cancel" or "find" (see `flux_jobs`).
         jobs: The jobs.
 
     Raises:
         FileNotFoundError: That instance has ended.
         WorkerStartError: It cannot be asked, or does not answer; tells why.
     """
-    question = {"uri": uri, "function": function, "jobs": sorted(jobs), "path": import_path()}
+    path = [entry for entry in import_path() if isinstance(entry, str)]
+    question = {"uri": uri, "function": function, "jobs": sorted(jobs), "path": path}
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "SSH_ASKPASS")}
-    process = subprocesses.Popen(
-        program_command("pympipool.detached.flux_elsewhere"),
-        env={**environment, "PYMPIPOOL_PATH": package_folder()},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        process = subprocesses.Popen(
+            program_command("pympipool.detached.flux_elsewhere"),
+            env={**environment, "PYMPIPOOL_PATH": package_folder()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:  # this Python was replaced or removed: that tells nothing of the instance
+        raise WorkerStartError(f"{uri} cannot be asked: {error}") from error
     with process:
         try:
             output, stderr = process.communicate(json.dumps(question), ANSWER_TIMEOUT_S)
@@ -81,7 +85,7 @@ def ask(uri: str, function: str, jobs: Collection[Job]) -> States:
                 raise WorkerStartError(f"{uri} does not answer within {ANSWER_TIMEOUT_S:g} s") from None
             raise
     try:
-        answer = json.loads(output)
+        answer = json.loads(next(reversed(output.splitlines()), ""))  # a sitecustomize may have printed more
     except ValueError:
         raise WorkerStartError(f"{uri} cannot be asked: {_last_line(stderr)}") from None
     if "error" in answer:
@@ -100,7 +104,7 @@ def main() -> None:
     signals.reset()
     question = json.load(sys.stdin)
     sys.path[:] = question["path"]
-    print(json.dumps(_answer(question)))
+    print(f"\n{json.dumps(_answer(question))}")
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is asked of a flux instance about the jobs of detached calls. A handle of flux is for the thread that has made it.
 
 submit    jobspecs ─► ids        look    ids ─► states        cancel    those that have not ended
-find      name ─► ids of jobs whose script was killed while it submitted them
+find      name ─► jobs whose script was killed while it submitted them
 """
 
 from __future__ import annotations
@@ -110,13 +110,18 @@ def _cancel(handle: Any, ids: Sequence[str]) -> None:
             answer.get()
 
 
-def find(handle: Any, name: str) -> dict[int, str]:
-    """Return the ids of the jobs of a name, by the number of the task, which is the last argument of the program."""
+def find(handle: Any, jobs: Collection[Job]) -> States:
+    """Return all jobs of the names of these, which have no ids.
+
+    The words of a state are the number of the task, which is the last argument of the program.
+    """
+    (name,) = {one.name for one in jobs}
     payload = {"max_entries": 0, "attrs": ["name"], "constraint": _ours({"name": [name]})}
     ids = [job["id"] for job in handle.rpc("job-list.list", payload).get()["jobs"]]
     answers = [handle.rpc("job-info.lookup", {"id": one, "keys": ["jobspec"], "flags": 0}) for one in ids]
     jobspecs = [json.loads(answer.get()["jobspec"]) for answer in answers]
-    return {int(jobspec["tasks"][0]["command"][-1]): _f58(one) for one, jobspec in zip(ids, jobspecs, strict=True)}
+    tasks = [jobspec["tasks"][0]["command"][-1] for jobspec in jobspecs]
+    return {Job(_f58(one), name): TaskState(State.WAITING, task) for one, task in zip(ids, tasks, strict=True)}
 
 
 def _ours(constraint: dict[str, Any]) -> dict[str, Any]:

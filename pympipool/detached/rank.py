@@ -69,14 +69,13 @@ def _see_own_devices(count: int, rank: int) -> None:
 
 def _run(job: Job, number: int, world: Any) -> int:
     is_root, root_only = world.Get_rank() == 0, job.common["result_of"] == "root"
-    begin_ns, is_raised = monotonic_ns(), True
+    begin_ns = monotonic_ns()
     try:
         result, _ = job.run_call(number)
-        is_raised = False
         parts = [bytes(part) for part in payload.dump(result, "the result")] if is_root or not root_only else []
         del result
     except BaseException as error:  # SystemExit too, as in a worker
-        job.write_error(number, error, is_raised=is_raised)
+        job.write_error(number, error)
         timer = threading.Timer(DIVERGED_S, end_task, (CALL_FAILED,))
         timer.daemon = True
         timer.start()

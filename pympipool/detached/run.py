@@ -62,6 +62,7 @@ class Job:
         chunk = self.common["chunk"]
         self.numbers = range(task * chunk, min((task + 1) * chunk, self.common["calls"]))
         self.task = task
+        self._is_raised = False  # what is raised now is the call's own exception
         self.where = f"task {task} of detached job {submission} (host {os.uname().nodename}, pid {os.getpid()})"
 
     def prepare(self) -> None:
@@ -88,7 +89,9 @@ class Job:
         with Inputs(self.root, places, self._open_store).in_use(), self._time_limit(number):
             runner = CallRunner({})
             runner.forks.watch()
+            self._is_raised = True
             result = runner.run(0, parts)
+            self._is_raised = False
         return result, monotonic_ns() - begin_ns
 
     def _open_store(self) -> Store:
@@ -115,15 +118,12 @@ class Job:
             parts = by_reference(payload.load_copy(parts))
         self.spool.write_end(number, parts, is_error=False, run_ns=run_ns)
 
-    def write_error(self, number: int, error: BaseException, *, is_raised: bool = False) -> None:
-        """Write the exception of a call.
-
-        Args:
-            is_raised: The call itself has raised it.
-        """
+    def write_error(self, number: int, error: BaseException) -> None:
+        """Write the exception of a call, and whether the call itself has raised it."""
         is_kind = isinstance(error, Exception) and not isinstance(error, (SerializationError, MemoryError))
         parts = dump_exception(error, self.where)
-        self.spool.write_end(number, parts, is_error=True, run_ns=0, is_raised=is_raised and is_kind)
+        self.spool.write_end(number, parts, is_error=True, run_ns=0, is_raised=self._is_raised and is_kind)
+        self._is_raised = False
 
 
 class TimeLimit:
@@ -191,17 +191,15 @@ def main() -> None:
         if end is not None:
             failed = failed or end.is_error
             continue
-        is_raised = True
         try:
             result, run_ns = job.run_call(number)
-            is_raised = False
             _end_fork(pid)
             job.write_result(number, payload.dump(result, "the result"), run_ns)
             del result
         except BaseException as error:  # SystemExit too, as in a worker
             _end_fork(pid)
             failed = True
-            job.write_error(number, error, is_raised=is_raised)
+            job.write_error(number, error)
     sys.stdout.flush()
     sys.exit(CALL_FAILED if failed else 0)
 

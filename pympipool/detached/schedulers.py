@@ -85,13 +85,15 @@ class Scheduler(Protocol):
         name: The name of the backend.
         settle_s: How long (s) a job may be on its way after its script was killed while it was submitted.
         longest_pause_s: The longest pause (s) between two questions about the states of the jobs.
-        problem: Why jobs may not go on, for the user; "" as long as all is well.
     """
 
     name: str
     settle_s: float
     longest_pause_s: float
-    problem: str
+
+    @property
+    def problem(self) -> str:
+        """Why jobs may not go on, for the user; "" as long as all is well."""
 
     def most_tasks(self) -> int:
         """Return the largest number of tasks of an array."""

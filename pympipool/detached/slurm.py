@@ -20,7 +20,7 @@ from pympipool.backends.slurm.duration import PartitionLimits
 from pympipool.backends.slurm.srun import PARAMETERS_OF_JOBS, names_own_job, step_environment
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.detached.templates import render, text_of
-from pympipool.errors import WorkerStartError
+from pympipool.errors import WorkerStartError, describe_exit
 from pympipool.resources import Resources
 
 __all__ = ["SlurmScheduler"]
@@ -162,6 +162,8 @@ class SlurmScheduler:
             except (OSError, subprocess.SubprocessError) as error:
                 raise WorkerStartError(f"job {job} is not cancelled: {error}") from error
             problems = [line for line in answer.stderr.splitlines() if line.strip() and not _HAS_ENDED.search(line)]
+            if answer.returncode < 0:
+                problems.append(f"scancel {describe_exit(answer.returncode)}")
             if answer.returncode != 0 and problems:
                 raise WorkerStartError(f"job {job} is not cancelled: {' '.join(problems[-1].split())}")
 

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -213,7 +214,9 @@ class Submitter:
             spec="{}",
         )
         claims = self._records.claim(
-            submission, [(key, call.arguments) for key, call in calls.items()], self._store.find_all
+            submission,
+            [(key, call.arguments) for key, call in calls.items()],
+            partial(self._store.find_all, now=True),
         )
         own = {claim.number: calls[key] for key, claim in claims.items() if claim.submission == spool.submission}
         return claims, own

@@ -90,3 +90,24 @@ def test_removed_results_are_not_found(make_store):
     write(store, 4)  # it gets the number of the row that was removed
     assert store.find(key(4)) is not None
     assert store.find(key(1)) is not None
+
+
+def test_numbers_of_removed_rows_are_given_again(make_store, monkeypatch):
+    store, other = make_store(), make_store()
+    write(other, *range(1, 5))
+    assert store.find(key(100)) is None
+    assert known(store)
+    other.remove([key(3), key(4)])
+    write(store, 50)
+    monkeypatch.setattr(store.index._known, "_refresh_at_s", 0.0)
+    assert store.find(key(50)) is not None
+
+
+def test_what_was_just_written_is_found_now(make_store, tmp_path):
+    store = make_store()
+    write(store, 1)
+    assert [store.find(key(100)) for _ in range(2)] == [None, None]
+    store.index._known._refresh_at_s = float("inf")
+    subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / "cache"), "100"], check=True)
+    assert store.find(key(100)) is None
+    assert store.find_all([key(100)], now=True).keys() == {key(100)}

@@ -320,6 +320,17 @@ def test_what_killed_scripts_left_is_removed(tmp_path):
 # ---- several writers ----
 
 
+def test_moved_files_are_no_orphans_without_their_rows(cache, tmp_path, monkeypatch):
+    write(cache, KEY, large())
+    os.rename(file_of(cache), tmp_path / "left")
+    os.utime(tmp_path / "left", (0, 0))
+    cache.index.remove([KEY])
+    orphans = []
+    monkeypatch.setattr(cache.index, "write", lambda rows: orphans.append(cache.remove_orphans()))
+    cache.adopt(KEY, str(tmp_path / "left"), 1, "f", "", 0)
+    assert orphans == [0]
+
+
 def test_many_threads_and_stores_write_at_once(tmp_path):
     errors = []
 
@@ -353,8 +364,9 @@ def test_threads_find_what_they_ask_for(cache):
     assert found == keys * 50
 
 
-def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory, "file_system", lambda path: "nfs4")
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "fuse.new"])
+def test_network_file_systems_get_another_journal(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(directory, "file_system", lambda path: kind)
     made = Store(tmp_path / "cache")
     assert made.is_shared
     write(made, KEY, 1)

@@ -9,6 +9,7 @@ import pytest
 from pympipool._util.service_threads import ServiceThread
 from pympipool.detached import flux as detached_flux
 from pympipool.detached.flux import FluxScheduler, _jobspecs, check
+from pympipool.detached.flux_jobs import Job
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.detached.spool import Spool
 from pympipool.errors import WorkerStartError
@@ -160,6 +161,7 @@ def test_last_answer_of_a_failing_host_counts(scheduler_elsewhere, monkeypatch):
     """A network that fails for some seconds ends no call."""
     scheduler, _ = scheduler_elsewhere
     running = TaskState(State.RUNNING, "RUN")
+    monkeypatch.setattr(detached_flux, "ELSEWHERE_PAUSE_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(detached_flux.flux_elsewhere, "ask", lambda uri, name, jobs: dict.fromkeys(jobs, running))
         assert list(scheduler.states(["fA"]).values()) == [running]
@@ -167,3 +169,46 @@ def test_last_answer_of_a_failing_host_counts(scheduler_elsewhere, monkeypatch):
     assert "node7.invalid/tmp/flux/local-0 has answered before, and does not any more" in scheduler.problem
     with pytest.raises(WorkerStartError, match="job fA is not cancelled"):
         scheduler.cancel("fA", None)
+
+
+def test_last_answer_of_a_silent_host_ends(scheduler_elsewhere, monkeypatch):
+    """The allocation of the instance may have ended, and its node refuses ssh for good."""
+    scheduler, asked = scheduler_elsewhere
+    answers = [State.RUNNING, State.RUNNING]
+
+    def ask(uri, name, jobs):
+        asked.append(uri)
+        if not answers:
+            raise WorkerStartError("connection refused")
+        return dict.fromkeys(jobs, TaskState(answers.pop()))
+
+    def look(at_s):
+        monkeypatch.setattr(detached_flux, "monotonic", lambda: at_s)
+        (state,) = scheduler.states(["fA"]).values()
+        return state.state, len(asked)
+
+    monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", ask)
+    found = [look(at_s) for at_s in (1000.0, 1001.0, 1031.0, 1062.0, 1063.0, 1073.0, 1074.0, 1094.0)]
+    assert [count for _, count in found] == [1, 1, 2, 3, 3, 4, 4, 5]
+    assert {state for state, _ in found} == {State.RUNNING}
+    assert "ssh://node7.invalid/tmp/flux/local-0 has answered before" in scheduler.problem
+    assert look(1400.0) == (State.UNKNOWN, 6)
+    assert scheduler.problem == ""
+
+
+def test_late_files_of_instances_are_read_again(scheduler, tmp_path):
+    job, spool = Job("fA", "pympipool-0123"), Spool(str(tmp_path / "detached"), "0123")
+    assert scheduler._instance(job) == ("", "")
+    (tmp_path / "detached" / "0123").mkdir(parents=True)
+    spool.write_instance("node7.invalid", "local:///x")
+    assert scheduler._instance(job) == ("node7.invalid", "local:///x")
+
+
+def test_lost_submissions_of_other_hosts_are_found(scheduler_elsewhere, monkeypatch):
+    scheduler, _ = scheduler_elsewhere
+    monkeypatch.setattr(detached_flux.flux_jobs, "find", lambda *_: {})
+    monkeypatch.setattr(scheduler._records, "submission", lambda _: SimpleNamespace(tasks=2), raising=False)
+    assert scheduler.find("0123") is None  # it cannot be asked
+    found = {Job("fB", "pympipool-0123"): TaskState(State.WAITING, "1")}
+    monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", lambda uri, name, jobs: found if name == "find" else {})
+    assert scheduler.find("0123") == ",fB"

@@ -1,5 +1,7 @@
 """The program that asks flux instances on other hosts, with a module in place of flux. With a real flux: tests/flux_framework."""
 
+import sys
+
 import pytest
 
 from pympipool.detached import flux_elsewhere
@@ -34,6 +36,18 @@ def test_last_words_of_ssh_are_told(ask):
 def test_broken_bindings_are_told(ask):
     with pytest.raises(WorkerStartError, match="cannot be asked: ImportError: no libflux"):
         ask("raise ImportError('no libflux')")
+
+
+def test_output_and_paths_of_bytes_do_no_harm(ask, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, b"/bytes"])
+    with pytest.raises(FileNotFoundError):
+        ask("print('hello', end=''); raise OSError(104, 'local:///tmp/flux/local-0: No such file or directory')")
+
+
+def test_a_missing_python_ends_no_instance(ask, monkeypatch):
+    monkeypatch.setattr(flux_elsewhere, "program_command", lambda _: ["/nowhere/python"])
+    with pytest.raises(WorkerStartError, match=r"cannot be asked: .*No such file"):
+        ask("pass")
 
 
 def test_host_that_hangs_is_given_up(ask, monkeypatch):

@@ -1,9 +1,14 @@
 """The program of a task: who notes how a call has ended."""
 
 import threading
+from types import SimpleNamespace
+
+import pytest
 
 from pympipool.detached import run
-from pympipool.detached.run import CALL_FAILED, TimeLimit
+from pympipool.detached.run import CALL_FAILED, Job, TimeLimit
+from pympipool.detached.spool import Spool
+from pympipool.worker import call_runner
 from support.waiting import LIMIT_S
 
 
@@ -29,3 +34,24 @@ def test_a_call_that_has_ended_is_not_late(monkeypatch):
         pass
     limit._end(60, late.append)  # the timer has begun in the last moment
     assert (late, ended) == ([], [])
+
+
+@pytest.mark.parametrize("is_raised", [True, False])
+def test_only_exceptions_of_the_call_are_its_own(tmp_path, monkeypatch, is_raised):
+    """What a file system raises while a call is read must not answer the call from then on (`cache_exceptions`)."""
+    job, job.spool, job.root, job.where = Job.__new__(Job), Spool(str(tmp_path), "0123"), str(tmp_path), "here"
+    job.common, job._is_raised = {"run_time_max": None}, False
+    (tmp_path / "0123" / "ends").mkdir(parents=True)
+    runner = SimpleNamespace(forks=SimpleNamespace(watch=int), run=lambda *_: int("x"))
+    monkeypatch.setattr(call_runner, "CallRunner", lambda _: runner)
+
+    def read_call(number):
+        if not is_raised:
+            raise OSError("stale file handle")
+        return {}, []
+
+    monkeypatch.setattr(job.spool, "read_call", read_call)
+    with pytest.raises((OSError, ValueError)) as caught:
+        job.run_call(0)
+    job.write_error(0, caught.value)
+    assert job.spool.end(0).is_raised == is_raised
