@@ -21,6 +21,5 @@ def scheduler(monkeypatch):
 def exe(scheduler, tmp_path):
     made = Executor(backend="slurm", cache_directory=tmp_path / "cache", detached=True)
     yield made
-    for call in made._engine._watcher.open_futures():
-        call.cancel(force=True)
+    made.kill_workers()  # also calls that the thread has not seen yet
     made.shutdown()
