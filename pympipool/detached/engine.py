@@ -190,8 +190,7 @@ class DetachedEngine(WorkerlessEngine):
         """Refuse further calls; with wait, wait for the jobs, else until they are submitted."""
         self.is_open = False
         if cancel:
-            for future in self._watcher.open_futures():
-                future.cancel()
+            self._watcher.cancel_waiting()
         self._watcher.close(wait=wait)
 
     def kill(self, *, wait: bool = True, grace_s: float = 0.0) -> None:

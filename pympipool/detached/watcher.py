@@ -122,11 +122,16 @@ class Watcher:
 
     def cancel_all(self) -> None:
         """Cancel all jobs of calls that have not ended, and the calls that are not submitted yet."""
-        self._mailbox.post(self._cancel_open)
+        self._mailbox.post(partial(self._cancel_open, force=True))
 
-    def _cancel_open(self) -> None:
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that have not begun: those that the thread knows at once, then those that were just submitted."""
+        self._cancel_open(force=False)
+        self._mailbox.post(partial(self._cancel_open, force=False))
+
+    def _cancel_open(self, *, force: bool) -> None:
         for call in reversed(list(self._open)):  # else tasks that wait would start in the place of those that end
-            call.future.cancel(force=True)
+            call.future.cancel(force=force)
 
     def check_running(self) -> None:
         """Raise RuntimeError if the thread has failed."""
@@ -152,10 +157,6 @@ class Watcher:
     def open_count(self) -> int:
         """Return the number of calls that have not ended."""
         return len(self._open)
-
-    def open_futures(self) -> list[Future[Any]]:
-        """Return the futures of the calls that have not ended."""
-        return [call.future for call in list(self._open)]
 
     def close_with(self, owner: object) -> None:
         """Have the thread end after the last call when Python collects an executor."""

@@ -24,6 +24,14 @@ def test_a_job_runs_where_submit_was_called(exe, scheduler, tmp_path, monkeypatc
         assert request.cwd == request.spool.read_common()["cwd"] == str(folders[0])
 
 
+def test_shutdown_cancels_what_was_just_submitted(exe):
+    engine = exe._engine
+    engine._watcher._mailbox.post(lambda: wait_until(lambda: not engine.is_open))  # until then it does not see the call
+    call = exe.submit(square, 3)
+    exe.shutdown(wait=False, cancel_futures=True)
+    wait_until(call.cancelled)
+
+
 def test_the_given_folder_belongs_to_the_key(exe, scheduler, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
