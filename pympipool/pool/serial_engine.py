@@ -169,7 +169,7 @@ class SerialEngine(WorkerlessEngine):
             from concurrent.futures.process import BrokenProcessPool
 
             self._init_error = BrokenProcessPool(f"{name} failed, so no call runs: {type(error).__name__}: {error}")
-            raise copy_exception(self._init_error) from error  # what is kept has no frames, and not the arguments there
+            raise self._init_error from error
         return self._init_values
 
     def waiting_count(self) -> int:

@@ -15,9 +15,10 @@ URI = "ssh://node7/tmp/flux/local-0"
 def ask(tmp_path, monkeypatch):
     """Return a function that asks while the handles of flux are made by this code."""
 
+    monkeypatch.syspath_prepend(tmp_path)  # here, as it keeps the path of now, and not what a test makes of it
+
     def ask_with(code):
         (tmp_path / "flux.py").write_text(f"import time\nclass Flux:\n    def __init__(self, uri):\n        {code}\n")
-        monkeypatch.syspath_prepend(tmp_path)
         return flux_elsewhere.ask(URI, "look", [Job("fA", "pympipool-0")])
 
     return ask_with

@@ -59,12 +59,14 @@ def test_interrupted_executor_ends_without_immortal_worker(immortal):
 
 
 STOPPED = """
-import os, signal, subprocess, sys, time
+import os, psutil, signal, subprocess, sys, time
 from pympipool import Executor
 me = str(os.getpid())
 with Executor(max_workers=1, cores_per_worker=2, block_allocation=True, connect_timeout=3) as exe:
     ranks_are_here = "until [ $(grep -c " + exe._engine.pool.supervisor.listener.address + " /proc/net/unix) -ge 3 ]"
     resume = subprocess.Popen(["sh", "-c", ranks_are_here + "; do sleep 0.1; done; sleep 3.5; kill -CONT " + me])
+    while not any("mpiexec" in " ".join(child.cmdline()) for child in psutil.Process().children()):
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGSTOP)
     print(exe.submit(pow, 2, 3).result(timeout=60))
 resume.wait()

@@ -40,12 +40,13 @@ class LaunchFailure(NamedTuple):
 
 
 class Launch:
-    """A launcher's process, and the hosts on which it is to start agents (None: all)."""
+    """A launcher's process, the hosts on which it is to start agents (None: all), and the id of the relay that they connect to."""
 
-    def __init__(self, process: WorkerProcess, hosts: Sequence[str] | None) -> None:
+    def __init__(self, process: WorkerProcess, hosts: Sequence[str] | None, relay_pid: int | None) -> None:
         self.process = process
         self.is_connected = False
         self.hosts = hosts
+        self.relay_pid = relay_pid
         self._since_start = RunningClock()  # or since the first agent has connected
         self._stderr = b""
 

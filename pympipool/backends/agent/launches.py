@@ -139,7 +139,7 @@ class Launches:
         except (WorkerStartError, OSError) as error:
             failed = error if isinstance(error, WorkerStartError) else WorkerStartError(f"agents do not start: {error}")
             return LaunchFailure(failed, None, is_permanent=False)
-        self._launches.append(Launch(process, hosts))
+        self._launches.append(Launch(process, hosts, self._relay.pid))
         return None
 
     def check(self) -> list[LaunchFailure]:
@@ -152,7 +152,9 @@ class Launches:
             self._launches.remove(launch)
             self._last_words = launch.last_words
             launch.end(0.0)
-            if not launch.is_connected:
+            if not launch.is_connected and self._relay.pid not in {None, launch.relay_pid}:
+                self.end_pauses()  # it has failed as its relay did, and the next one has none of this
+            elif not launch.is_connected:
                 for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
                     self._pauses.setdefault(name, _Pause()).extend()
                 failures.append(failure or launch.failure())

@@ -32,7 +32,7 @@ class Launcher:
 def launches(monkeypatch):
     monkeypatch.setattr("pympipool.backends.agent.launches.worker_environment", lambda _: {})
     monkeypatch.setattr("pympipool.backends.agent.launches.replace", lambda request, **_: request)
-    made = Launches(Launcher(), SimpleNamespace(environment=lambda _: {}))
+    made = Launches(Launcher(), SimpleNamespace(pid=1, environment=lambda _: {}))
     assert made.start_missing(None, []) == []
     return made
 
@@ -61,3 +61,12 @@ def test_end_of_a_launcher_is_told(launches):
     assert launches.last_words() == "died of SIGKILL; says: cores are bound"
     assert launches.check() == []
     assert launches.last_words() == "died of SIGKILL; says: cores are bound"
+
+
+def test_launch_of_an_earlier_relay_fails_nothing(launches):
+    launches._launcher.process.poll = lambda: 1
+    launches._relay.pid = 2
+    assert launches.check() == []
+    assert launches.start_missing(None, []) == []
+    launches._launcher.process.poll = lambda: 1
+    assert [str(failure.error) for failure in launches.check()]
