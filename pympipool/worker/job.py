@@ -37,10 +37,11 @@ def run(job: str, agent: Sequence[int] = ()) -> NoReturn:
     """Run a command to its end, and exit like it.
 
     Args:
-        job: The command, and one that is run after it or None, as JSON.
+        job: The command, one that is run after it or None, and the names of the command's variables or None, as JSON.
         agent: The descriptors of the connections to the agent.
     """
-    command, cleanup = json.loads(job)
+    command, cleanup, names = json.loads(job)
+    environment = None if names is None else {name: os.environ[name] for name in names if name in os.environ}
     process: subprocess.Popen[bytes] | None = None
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -60,6 +61,7 @@ def run(job: str, agent: Sequence[int] = ()) -> NoReturn:
     try:
         process = subprocess.Popen(
             command,
+            env=environment,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509  there is one thread

@@ -7,17 +7,43 @@ import dataclasses
 from pympipool.backends.agent import spanning_spawner
 from pympipool.backends.agent.agents import Agents
 from pympipool.backends.agent.spanning_spawner import SpanningSpawner
+from pympipool.backends.child_process import ChildProcess
 from support.loopback_agents import LoopbackAgentsBackend, LoopbackLauncher
 from support.loopback_tcp import UNREACHABLE_ADDRESS
 
 ADDRESSES = {"one": "127.0.0.1", "two": "127.0.0.2"}
 
 
+class AwayProcess(ChildProcess):
+    """Fails as the ssh to a host that is away, or if it is no outage, in another way."""
+
+    def __init__(self, host, is_outage):
+        super().__init__(["sh", "-c", "exit 255"], {}, None)
+        self._host, self._is_outage = host, is_outage
+
+    def launch_failure(self, last_stderr):
+        return f"{self._host} has no power"
+
+    def outage(self, last_stderr):
+        return f"host {self._host} does not answer" if self._is_outage else None
+
+
 class EachHostLauncher(LoopbackLauncher):
-    """Starts an agent for each host by a launch of its own."""
+    """Starts an agent for each host by a launch of its own.
+
+    Attributes:
+        away: The hosts that are away, and whether that is an outage.
+    """
 
     hosts = LoopbackLauncher.names
     is_only_way = True
+    away: dict[str, bool] = {}  # noqa: RUF012
+
+    def start(self, request, environment, hosts):
+        if hosts[0] in self.away:
+            self.launches.append(hosts)
+            return AwayProcess(hosts[0], self.away[hosts[0]])
+        return super().start(request, environment, hosts)
 
 
 def addresses(hosts):

@@ -232,19 +232,27 @@ class Agents:
             is_enough = place([host.room(cores, gpus) for host in hosts if not host.has_joined], ranks) is not None
         return is_enough or self._launches.may_bring_more(self._hosts.keys())
 
-    def misfit(self, cores: int, gpus: int, ranks: int = 1) -> str:
-        """Return why no host has room for a worker, as a sentence. The arguments are those of `can_fit`."""
-        hosts = ", ".join(f"{host.name} has {host.cores} and {host.gpus}" for host in self._hosts.values())
-        if ranks == 1:
-            return (
-                f"a worker needs {cores} cores and {gpus} GPUs of one host, and no host has as many ({hosts}): use fewer for each"
-                " worker"
-            )
-        missing = ", ".join(name for name in self.launcher.hosts or () if name not in self._hosts)
-        return (
-            f"each of the {ranks} ranks of a worker needs {cores} cores and {gpus} GPUs of a host, and the hosts have too few"
-            f" ({hosts}{f'; {missing} cannot be reached' if missing else ''}): use fewer{self.last_words() if missing else ''}"
+    def misfit(self, cores: int, gpus: int, ranks: int = 1) -> LaunchFailure:
+        """Return why no host has room for a worker, or why hosts are away that may have. The arguments are those of `can_fit`."""
+        hosts = [host for host in self._hosts.values() if ranks == 1 or not host.has_joined]
+        have = ", ".join(f"{host.name} has {host.cores} and {host.gpus}" for host in hosts)
+        away = ", ".join(self.missing_hosts())
+        needs = f"{cores} cores and {gpus} GPUs of"
+        what = f"a worker needs {needs} one host, and no host has as many"
+        if ranks > 1:
+            what = f"each of the {ranks} ranks of a worker needs {needs} a host, and the hosts have too few"
+        failure = self._launches.failure(self._hosts.keys()) or LaunchFailure(
+            WorkerStartError("use fewer"), None, is_permanent=self.launcher.is_only_way and not away
         )
+        error = WorkerStartError(
+            f"{what} ({have}{f'; {away} cannot be reached' if away else ''}): {failure.error.reason}",
+            last_stderr=failure.error.last_stderr,
+        )
+        return failure._replace(error=error)
+
+    def missing_hosts(self) -> list[str]:
+        """Return the hosts that are known by name and have no agent: they may come back."""
+        return [name for name in self.launcher.hosts or () if name not in self._hosts]
 
     def _watch_relay(self) -> None:
         """Have agents accepted as soon as they have connected."""
@@ -323,11 +331,9 @@ class Agents:
                 self._send(process, hosts[begin])
 
     def _refuse(self, process: AgentProcess) -> None:
-        """Fail a worker that fits no host that is known. The next attempt is made without agents."""
+        """Fail a worker that fits no host that is known. The next attempt may be made without agents."""
         del self._waiting[process]
-        error = WorkerStartError(self.misfit(process.cores, process.gpus, process.ranks))
-        is_permanent = self.launcher.is_only_way and self._hosts.keys() >= {*(self.launcher.hosts or ())}
-        process.fail_launch(LaunchFailure(error, None, is_permanent=is_permanent))
+        process.fail_launch(self.misfit(process.cores, process.gpus, process.ranks))
 
     def _spread(self, process: SpanningProcess, hosts: Sequence[AgentHost]) -> None:
         """Have a worker started whose ranks may be on several hosts, if these have room."""

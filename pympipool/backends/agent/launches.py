@@ -96,6 +96,18 @@ class Launches:
         missing = [name for name, _ in self._missing(connected)]
         return self.are_pending or any(name not in self._pauses or self._pauses[name].is_over() for name in missing)
 
+    def failure(self, connected: Collection[str]) -> LaunchFailure | None:
+        """Return why hosts that are known by name lack an agent, an outage before others; None: no launch has failed.
+
+        Args:
+            connected: The hosts that have an agent.
+        """
+        away = [name for name in self._launcher.hosts or () if name not in connected]
+        pauses = [self._pauses[name] for name in away if name in self._pauses]
+        failures = [pause.failure for pause in pauses if pause.failure is not None]
+        outages = [failure for failure in failures if failure.outage is not None]
+        return next(iter([*outages, *failures]), None)
+
     def start_missing(self, request: LaunchRequest, connected: Collection[str]) -> list[LaunchFailure]:
         """Launch agents on the hosts that lack one, except where a launch is under way or has just failed.
 
@@ -112,7 +124,7 @@ class Launches:
             if pause.is_over():
                 pause.begin()
                 if (failure := self._start(request, hosts)) is not None:
-                    pause.extend()
+                    pause.extend(failure)
                     failures.append(failure)
         return failures
 
@@ -155,9 +167,9 @@ class Launches:
             if not launch.is_connected and self._relay.pid not in {None, launch.relay_pid}:
                 self.end_pauses()  # it has failed as its relay did, and the next one has none of this
             elif not launch.is_connected:
-                for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
-                    self._pauses.setdefault(name, _Pause()).extend()
                 failures.append(failure or launch.failure())
+                for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
+                    self._pauses.setdefault(name, _Pause()).extend(failures[-1])
         return failures
 
     def end_pauses(self) -> None:
@@ -173,9 +185,14 @@ class Launches:
 
 
 class _Pause:
-    """The time in which no other launch begins."""
+    """The time in which no other launch begins.
+
+    Attributes:
+        failure: Why the last one has failed; None: it has not.
+    """
 
     def __init__(self) -> None:
+        self.failure: LaunchFailure | None = None
         self._seconds = 0.0
         self._since = RunningClock()
 
@@ -188,7 +205,8 @@ class _Pause:
         self._seconds = self._seconds or RELAUNCH_PAUSE_S
         self._since.restart()
 
-    def extend(self) -> None:
+    def extend(self, failure: LaunchFailure) -> None:
         """Take note that it has failed."""
+        self.failure = failure
         self._seconds = min(max(2 * self._seconds, RELAUNCH_PAUSE_S), RELAUNCH_PAUSE_MAX_S)
         self._since.restart()

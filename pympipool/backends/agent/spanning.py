@@ -11,11 +11,11 @@ mpiexec, whose connections are not encrypted, does not have it.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pympipool._util import exit_codes
+from pympipool.backends.agent.jobs import words_of_proxy
 from pympipool.backends.agent.process import LOST_DELIVERY_DELAY_S, AgentJobProcess
 from pympipool.transport.frames import RUNNING
 from pympipool.transport.frames import STATUS as RECORD
@@ -109,7 +109,7 @@ class SpanningProcess(AgentJobProcess):
             return b""
         self._printed = None
         lines = before.splitlines()
-        commands = [shlex.split(line.removeprefix(_COMMAND).decode()) for line in lines if line.startswith(_COMMAND)]
+        commands = [words_of_proxy(line.removeprefix(_COMMAND)) for line in lines if line.startswith(_COMMAND)]
         if len(commands) != len(self._proxies):
             self._inboxes[STDERR].put(b"mpiexec has printed %d commands: %b\n" % (len(commands), before))
             self._end_parts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from pympipool._util.import_path import import_path
@@ -18,7 +17,6 @@ from pympipool.backends.agent.placement import addresses
 from pympipool.backends.agent.spanning import SpanningProcess
 from pympipool.backends.agent.spawner import AgentSpawner
 from pympipool.backends.program import worker_environment
-from pympipool.errors import WorkerStartError
 from pympipool.transport.bootstrap import NUMBER
 from pympipool.transport.frames import encode_body
 
@@ -53,16 +51,15 @@ class SpanningSpawner(AgentSpawner):
             WorkerStartError: The relay does not start, or the hosts can never have room.
         """
         ranks, cores, gpus = self._resources.cores, self._resources.threads_per_core, self._resources.gpus_per_core
-        if not self._agents.can_fit(cores, gpus, ranks):
-            raise WorkerStartError(self._agents.misfit(cores, gpus, ranks))
+        self._check_whether_it_can_fit(cores, gpus, ranks)
         self._agents.learn_master(request)
         worker = self._environment(request)
-        environment = environment_of_proxies(self._launcher, worker)
+        own, environment = environment_of_head(worker), environment_of_proxies(self._launcher, worker)
 
         def make_head(places: Sequence[tuple[AgentHost, int]]) -> bytes:
             ranks_of = dict(zip(addresses([host for host, _ in places]), (ranks for _, ranks in places), strict=True))
-            job = head_of_spanning_job(self._launcher, ranks_of)
-            return self._encode(request, environment_of_head(worker), job, 0)
+            job = head_of_spanning_job(self._launcher, ranks_of, own)
+            return self._encode(request, own, job, 0)
 
         def make_proxy(command: list[str], ranks: int) -> bytes:
             return self._encode(request, environment, proxy_of_spanning_job(command), ranks * gpus)
@@ -77,6 +74,6 @@ class SpanningSpawner(AgentSpawner):
 
     def _encode(self, request: LaunchRequest, environment: Mapping[str, str], job: Job, gpus: int) -> bytes:
         """Return what an agent gets for a part of the worker."""
-        command = {"PYMPIPOOL_JOB": json.dumps([job.command, job.cleanup]), NUMBER: ""}
+        command = {"PYMPIPOOL_JOB": job.encode(), NUMBER: ""}
         changed, removed = self._agents.changes(request, {**environment, **command})
         return encode_body(("workers", changed, removed, import_path(), (), gpus))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from pympipool._util.import_path import import_path
 from pympipool.backends.agent.process import AgentJobProcess, AgentProcess
 from pympipool.backends.program import environment_snapshot, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
-from pympipool.errors import WorkerStartError
 from pympipool.transport.bootstrap import NUMBER
 from pympipool.transport.frames import encode_body
 
@@ -70,14 +68,23 @@ class AgentSpawner(Spawner):
         """
         cores, gpus = self._resources.total_cores, self._resources.gpus
         if self._agents.is_unusable or not self._agents.can_fit(cores, gpus):
-            if self._without_agents is None:
-                raise WorkerStartError(self._agents.misfit(cores, gpus))
-            return self._without_agents.start(request)
+            if self._without_agents is not None:
+                return self._without_agents.start(request)
+            self._check_whether_it_can_fit(cores, gpus)
         template = self._template_for(request, gpus)
         kind: Callable[..., AgentProcess] = AgentProcess if self._job is None else AgentJobProcess
         process = kind(self._agents, template, request.number, cores, gpus)
         self._agents.submit(process)
         return process
+
+    def _check_whether_it_can_fit(self, cores: int, gpus: int, ranks: int = 1) -> None:
+        """Refuse a worker that fits into no host, unless hosts are away: then its end tells why.
+
+        Raises:
+            WorkerStartError: No host can ever have room.
+        """
+        if not self._agents.can_fit(cores, gpus, ranks) and not self._agents.missing_hosts():
+            raise self._agents.misfit(cores, gpus, ranks).error
 
     def _template_for(self, request: LaunchRequest, gpus: int) -> bytes:
         """Return what the agent gets once for many workers: how their environment differs from its own, and what to import."""
@@ -105,7 +112,7 @@ class AgentSpawner(Spawner):
         environment.update(launcher.worker_variables(self._resources))
         if self._job is not None:
             environment = self._job.environment(environment)
-            environment["PYMPIPOOL_JOB"] = json.dumps([self._job.command, self._job.cleanup])
+            environment["PYMPIPOOL_JOB"] = self._job.encode()
         return self._agents.changes(request, environment)
 
     def close(self) -> None:

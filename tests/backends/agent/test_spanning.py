@@ -15,9 +15,10 @@ from pympipool.backends.agent import jobs, launches, spanning, spanning_spawner
 from pympipool.backends.mpi_library import Library
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool import block_pool
 from support.calls import hold, square
 from support.loopback_agents import CORES
-from support.loopback_spanning import LoopbackSpanningBackend
+from support.loopback_spanning import EachHostLauncher, LoopbackSpanningBackend
 from support.processes import own_processes, still_alive
 from support.scripts import Script
 from support.waiting import wait_until
@@ -84,11 +85,17 @@ def processes_named(name):
 
 def test_mpiexec_knows_neither_key_nor_settings(make_executor, monkeypatch, gate):
     monkeypatch.setenv("OF_THE_USER", "1")
+    monkeypatch.setenv("HOME_TOKEN", "1")
+    monkeypatch.setenv("HYDRA_LAUNCHER_AUTOFORK", "0")  # mpiexec would abort
     exe = make_executor()
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun(RANKS)
     (mpiexec,) = processes_named("mpiexec")
-    assert {"PYMPIPOOL_KEY", "OF_THE_USER"}.isdisjoint(mpiexec.environ())
+    assert {name for name in mpiexec.environ() if not name.startswith(("HYDRA_", "MPIEXEC_"))} <= {
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "HOME",
+    }
     gate.open(RANKS)
     call.result()
     assert exe.submit(variables, "OF_THE_USER", "PYMPIPOOL_KEY").result() == [["1", None]] * RANKS
@@ -126,6 +133,27 @@ def test_worker_gives_its_slots_back(make_executor):
     exe = make_executor(block_allocation=False)
     calls = [exe.submit(place_of_rank), exe.submit(square, 2, resource_dict={"cores": 1}), exe.submit(place_of_rank)]
     assert [len(calls[0].result()), calls[1].result(), len(calls[2].result())] == [RANKS, 4, RANKS]
+
+
+@pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+def test_calls_wait_for_a_host_that_is_away(make_executor, monkeypatch, block_allocation):
+    monkeypatch.setattr(block_pool, "START_ATTEMPTS", 1)
+    monkeypatch.setitem(EachHostLauncher.away, "two", True)
+    exe = make_executor(block_allocation=block_allocation)
+    call = exe.submit(place_of_rank)
+    launches = LoopbackSpanningBackend.made[-1].launcher.launches
+    wait_until(lambda: launches.count(["two"]) >= 2)
+    assert not call.done()
+    EachHostLauncher.away.clear()
+    assert len(call.result()) == RANKS
+
+
+def test_missing_host_is_told_with_its_reason(make_executor, monkeypatch):
+    monkeypatch.setitem(EachHostLauncher.away, "two", False)
+    exe = make_executor(block_allocation=False)
+    error = exe.submit(place_of_rank).exception()
+    assert isinstance(error, WorkerStartError)
+    assert "the hosts have too few (one has 4 and 2; two cannot be reached): two has no power" in str(error)
 
 
 def test_cancelled_worker_leaves_nothing(make_executor, gate):
