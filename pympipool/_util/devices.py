@@ -10,6 +10,9 @@ DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE
 """The variables of NVIDIA's CUDA, AMD's ROCm and Intel's oneAPI. HIP numbers the devices that ROCR leaves visible, so
 the variable of HIP comes first."""
 
+IN_USE = "devices of this host are still in use"
+"""Why an agent cannot fork a worker, while one that the master has given up has not ended yet."""
+
 
 def assigned_devices(environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     """Return the first of `DEVICE_VARIABLES` that is set, and the devices that it lists; None if none is set.

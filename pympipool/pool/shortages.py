@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
+from pympipool._util.devices import IN_USE
 from pympipool.errors import WorkerStartError
 from pympipool.pool.reported_error import ReportedError
 
@@ -55,6 +56,7 @@ _TEXTS = {
     **{os.strerror(number): name for number, name in NAMES.items()},
     "can't start new thread": _PROCESSES,
     "MemoryError": _MEMORY,
+    IN_USE: IN_USE,
 }
 """The same by texts in the messages of launchers, and of interpreters that end while they start."""
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 
 from pympipool._core import ring
 from pympipool._util import signals
-from pympipool._util.devices import assigned_devices
+from pympipool._util.devices import IN_USE, assigned_devices
 from pympipool.transport import host_stream
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.fork_requests import RequestSender
@@ -289,6 +289,8 @@ class Agent:
             request = self._request(template.environment, template.imports, devices)
         worker = AgentWorker(number, devices)
         try:
+            if len(devices) < template.gpus:  # a worker that the master has given up still has them
+                raise OSError(IN_USE)
             worker.request(self._requests, request)
         except OSError as error:
             self._frames.put(DATA, host_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())

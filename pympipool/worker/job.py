@@ -17,6 +17,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, NoReturn
 
+from pympipool._core import ring
 from pympipool._util import exit_codes
 
 if TYPE_CHECKING:
@@ -58,13 +59,20 @@ def run(job: str, agent: Sequence[int] = ()) -> NoReturn:
     signal.signal(signal.SIGALRM, end)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the process is known
+    parent = os.getpid()
+
+    def prepare() -> None:
+        """Have the command end also when this process is killed: an mpiexec would wait for its proxies for ever."""
+        ring.end_with_parent(parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     try:
         process = subprocess.Popen(
             command,
             env=environment,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509  there is one thread
+            preexec_fn=prepare,  # noqa: PLW1509  there is one thread
         )
     except OSError as error:
         os.write(2, f"cannot start {command[0]}: {error}\n".encode())

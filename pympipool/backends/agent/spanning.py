@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pympipool._util import exit_codes
 from pympipool.backends.agent.jobs import words_of_proxy
 from pympipool.backends.agent.process import LOST_DELIVERY_DELAY_S, AgentJobProcess
+from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import RUNNING
 from pympipool.transport.frames import STATUS as RECORD
 from pympipool.transport.host_stream import STATUS, STDERR, STDOUT
@@ -67,6 +68,7 @@ class SpanningProcess(AgentJobProcess):
         self._has_timer = False  # until the end of parts that survive others
         self._is_ending = False
         self._is_cut_short = False  # mpiexec was ended because a proxy had
+        self._first_code = 0  # of a part that has failed by itself
 
     def begin(self, places: Sequence[tuple[AgentHost, int]]) -> None:
         """Occupy the slots of hosts, and have mpiexec started on the first of them.
@@ -80,13 +82,16 @@ class SpanningProcess(AgentJobProcess):
             for host, ranks in places:
                 self._proxies.append(_Part(self, self.number, host, ranks))
             template = self._make_head(places)
-        except BaseException:  # no memory: it waits on
+            self.host = first.name
+            self._head.begin(template)
+        except BaseException as error:  # no memory: it waits on; or it cannot start on these hosts
             for part in self._parts():
                 part.place.release(part)
+                part.place.unanswered.discard(part)
             self._head, self._proxies = None, []
-            raise
-        self.host = first.name
-        self._head.begin(template)
+            if not isinstance(error, WorkerStartError):
+                raise
+            self.fail(error)
 
     def _parts(self) -> list[_Part]:
         return [*self._proxies] if self._head is None else [self._head, *self._proxies]
@@ -125,6 +130,8 @@ class SpanningProcess(AgentJobProcess):
             self._inboxes[STATUS].put(RECORD.pack(part.pid, RUNNING))
         if code is None:
             return
+        if not self._is_ending:  # later ones tell how they were ended
+            self._first_code = self._first_code or code
         if part.is_lost:
             self._end_early()
         elif not self._is_ending and not self._has_timer:
@@ -156,9 +163,8 @@ class SpanningProcess(AgentJobProcess):
             self._exit_code, self.exit_code_is_known = exit_codes.UNKNOWN, False
             self.delivery_delay_s = LOST_DELIVERY_DELAY_S
         else:
-            failed = next(filter(None, codes[1:]), None) if self._is_cut_short else None
-            code = codes[0] if failed is None else failed
-            self._inboxes[STATUS].put(RECORD.pack(self.pid, code))
+            code = self._first_code if self._is_cut_short else 0
+            self._inboxes[STATUS].put(RECORD.pack(self.pid, code or codes[0]))
         if self._printed:  # mpiexec has failed, and told why
             self._inboxes[STDERR].put(bytes(self._printed))
         for inbox in self._inboxes:
@@ -175,7 +181,14 @@ class SpanningProcess(AgentJobProcess):
         return self._head is not None
 
     def pending_reason(self) -> str:
-        return "" if self._head is None else self._head.pending_reason()
+        if self._head is None:
+            return ""
+        if not self._head.pid:
+            return self._head.pending_reason()
+        if self._printed is not None:
+            return f": mpiexec on {self.host} has not printed how its proxies are started"
+        hosts = ", ".join(proxy.place.name for proxy in self._proxies)
+        return f": its hosts ({hosts}) must be able to connect to each other, on any port, and all to mpiexec on {self.host}"
 
     def _pause(self, stream: int, is_on: bool) -> None:
         if self._head is not None:
@@ -188,7 +201,11 @@ class SpanningProcess(AgentJobProcess):
             self._end_parts()
 
     def kill_unreachable(self) -> None:
+        """Give up the parts that do not end soon. The others, on hosts that answer, keep their slots until then."""
         self.kill()
+        self._agents.call_later(PART_GRACE_S, self._lose_rest)
+
+    def _lose_rest(self) -> None:
         for part in self._parts():
             part.kill_unreachable()
         self._check_end()

@@ -17,6 +17,7 @@ from pympipool.backends.agent.placement import addresses
 from pympipool.backends.agent.spanning import SpanningProcess
 from pympipool.backends.agent.spawner import AgentSpawner
 from pympipool.backends.program import worker_environment
+from pympipool.errors import WorkerStartError
 from pympipool.transport.bootstrap import NUMBER
 from pympipool.transport.frames import encode_body
 
@@ -57,7 +58,14 @@ class SpanningSpawner(AgentSpawner):
         own, environment = environment_of_head(worker), environment_of_proxies(self._launcher, worker)
 
         def make_head(places: Sequence[tuple[AgentHost, int]]) -> bytes:
-            ranks_of = dict(zip(addresses([host for host, _ in places]), (ranks for _, ranks in places), strict=True))
+            at = addresses([host for host, _ in places])
+            ranks_of = dict(zip(at, (ranks for _, ranks in places), strict=True))
+            if len(ranks_of) < len(places):
+                known = ", ".join(f"{host.name} at {address}" for (host, _), address in zip(places, at, strict=True))
+                raise WorkerStartError(
+                    f"hosts have the same address ({known}), so their ranks could not reach each other: leave out all but one of"
+                    " them, or use workers that fit into one host"
+                )
             job = head_of_spanning_job(self._launcher, ranks_of, own)
             return self._encode(request, own, job, 0)
 

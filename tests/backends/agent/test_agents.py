@@ -15,6 +15,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor
+from pympipool._util.devices import IN_USE
 from pympipool.backends import relay_process
 from pympipool.backends.agent import agents as module
 from pympipool.backends.agent import launches
@@ -113,6 +114,20 @@ def test_each_gpu_of_a_host_has_one_call(make_executor, gate):
     assert sorted(call.result() for call in calls) == [("one", "0"), ("one", "1"), ("two", "0"), ("two", "1")]
     again = exe.submit(variable, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 2})
     assert again.result() == "0,1"
+
+
+def test_call_waits_for_devices_still_in_use(make_executor, gate, caplog):
+    exe, backend = make_executor(block_allocation=False)
+    name = "CUDA_VISIBLE_DEVICES"
+    calls = [exe.submit(seen, gate.path, name, resource_dict={"gpus_per_core": 2}) for _ in range(2)]
+    gate.wait_until_begun(2)
+    for host in backend.agents._hosts.values():
+        host._free_gpus += 2  # as if the master had given up these workers, which have not ended
+    late = exe.submit(variable, name, resource_dict={"gpus_per_core": 2})
+    wait_until(lambda: IN_USE in caplog.text)
+    gate.open(2)
+    assert late.result() == "0,1"
+    assert [call.result()[1] for call in calls] == ["0,1"] * 2
 
 
 def test_worker_has_the_present_environment_of_master(make_executor, monkeypatch):

@@ -1,0 +1,89 @@
+"""A worker on several hosts as its parts tell of themselves, without processes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pympipool.backends.agent.spanning import SpanningProcess
+from pympipool.transport.frames import RUNNING
+from pympipool.transport.frames import STATUS as RECORD
+from pympipool.transport.host_stream import STATUS, STDOUT
+
+COMMANDS = b"HYDRA_LAUNCH: /proxy --id 0\nHYDRA_LAUNCH: /proxy --id 1\nHYDRA_LAUNCH_END\n"
+
+
+def nothing(*_):
+    pass
+
+
+def fail(*_):
+    raise MemoryError
+
+
+class Host(SimpleNamespace):
+    """An agent that is connected, and answers nothing."""
+
+    def __init__(self, name):
+        super().__init__(name=name, agent_pid=1, is_connected=True, start=nothing, put=nothing, workers=[])
+        self.unanswered = set()
+        self.expect_answer = self.unanswered.add
+        self.allocate, self.release = self.workers.append, self.workers.remove
+
+
+@pytest.fixture
+def places():
+    return [(Host("a"), 1), (Host("b"), 1)]
+
+
+@pytest.fixture
+def timers():
+    return []
+
+
+@pytest.fixture
+def worker(timers):
+    agents = SimpleNamespace(
+        on_answer=nothing, check_host=nothing, call_later=lambda _, function: timers.append(function)
+    )
+    return SpanningProcess(agents, 1, (2, 1, 0), lambda _: b"", lambda *_: b"")
+
+
+def tell(part, exit_code=RUNNING):
+    part.receive(STATUS, RECORD.pack(7, exit_code))
+
+
+def test_exit_code_is_of_the_part_that_failed(worker, places, timers):
+    worker.begin(places)
+    mpiexec, first, second = worker._parts()
+    tell(mpiexec)
+    mpiexec.receive(STDOUT, COMMANDS)
+    tell(first)
+    tell(second)
+    tell(second, -11)
+    (end_others,) = timers
+    end_others()
+    tell(first, -9)
+    tell(mpiexec, -15)
+    assert [worker.poll() for _ in range(3)][-1] == -11  # a record each
+
+
+def test_late_ranks_are_told_what_hosts_need(worker, places):
+    worker.begin(places)
+    mpiexec, *_ = worker._parts()
+    assert worker.pending_reason() == ": the agent on a (pid 1) has not answered"
+    tell(mpiexec)
+    assert worker.pending_reason() == ": mpiexec on a has not printed how its proxies are started"
+    mpiexec.receive(STDOUT, COMMANDS)
+    assert ": its hosts (a, b) must be able to connect to each other, on any port" in worker.pending_reason()
+
+
+def test_worker_without_memory_gives_all_slots_back(worker, places):
+    places[0][0].start = fail
+    with pytest.raises(MemoryError):
+        worker.begin(places)
+    assert [host.workers for host, _ in places] == [[], []]
+    places[0][0].start = nothing
+    worker.begin(places)
+    assert len(worker._parts()) == 3
