@@ -167,15 +167,30 @@ class ProcessWatch:
         self._loop.unwatch(worker.process.waitable())
         self._events.reap(worker)
 
+    def _warn_if_late(self, worker: WorkerHandle) -> None:
+        """Tell of a worker whose ranks have connected long ago: nothing else would, if they wait for each other for ever."""
+        if worker.state is State.STARTING and not worker.was_killed:
+            LOGGER.warning(
+                "the ranks of worker %d connected %g s ago and are not ready: they import modules, run init_function, or wait"
+                " in MPI_Init. If it does not return, MPI may have taken a network that does not connect their hosts:"
+                " UCX_NET_DEVICES or FI_TCP_IFACE names another one",
+                worker.number,
+                worker.request.connect_timeout_s,
+            )
+
     def check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
         """Kill a worker that has not connected in time, as far as this process could have noticed it."""
         waitable = worker.process.waitable()
         if waitable is not None:  # it may have another one by now: see `ForkedProcess.forkserver_is_lost`
             self._check(worker, waitable)
         missing = worker.request.ranks - len(worker.connections)
-        if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
+        if worker.state is not State.STARTING or worker.was_killed:
             return
         limit_s = worker.request.connect_timeout_s
+        if missing == 0:
+            if worker.request.ranks > 1:
+                self._loop.call_later(limit_s, functools.partial(self._warn_if_late, worker), worker.handlers)
+            return
         delay_s = limit_s - since_start.elapsed()
         if is_queued:
             try:

@@ -164,19 +164,6 @@ def test_one_address_of_two_hosts_is_told(make_executor, monkeypatch):
     assert "hosts have the same address (one at 10.0.0.1, two at 10.0.0.1)" in str(error)
 
 
-def test_lost_worker_ends_after_its_living_parts(make_executor, monkeypatch, gate):
-    monkeypatch.setattr(spanning, "PART_GRACE_S", 60.0)
-    exe = make_executor(block_allocation=False)
-    call = exe.submit(hold, gate.path)
-    gate.wait_until_begun(RANKS)
-    parts = processes_named("hydra_pmi_proxy")
-    agents = LoopbackSpanningBackend.made[-1].agents
-    (worker,) = {part._whole for part in agents._hosts["one"]._workers}
-    agents._events.loop.call(worker.kill_unreachable)
-    assert isinstance(call.exception(), WorkerDied)
-    assert [part for part in parts if part.is_running()] == [], "their cores and devices belong to others by now"
-
-
 def test_cancelled_worker_leaves_nothing(make_executor, gate):
     exe = make_executor()
     exe.submit(hold, gate.path)

@@ -26,7 +26,7 @@ class Host(SimpleNamespace):
     """An agent that is connected, and answers nothing."""
 
     def __init__(self, name):
-        super().__init__(name=name, agent_pid=1, is_connected=True, start=nothing, put=nothing, workers=[])
+        super().__init__(name=name, agent_pid=1, is_connected=True, start=nothing, put=nothing, workers=[], loss="")
         self.unanswered = set()
         self.expect_answer = self.unanswered.add
         self.allocate, self.release = self.workers.append, self.workers.remove
@@ -54,13 +54,33 @@ def tell(part, exit_code=RUNNING):
     part.receive(STATUS, RECORD.pack(7, exit_code))
 
 
-def test_exit_code_is_of_the_part_that_failed(worker, places, timers):
+@pytest.fixture
+def parts(worker, places):
+    """Return mpiexec and the proxies, which run."""
     worker.begin(places)
-    mpiexec, first, second = worker._parts()
+    mpiexec, *proxies = worker._parts()
     tell(mpiexec)
     mpiexec.receive(STDOUT, COMMANDS)
-    tell(first)
-    tell(second)
+    for proxy in proxies:
+        tell(proxy)
+    return mpiexec, *proxies
+
+
+def test_lost_worker_ends_after_its_living_parts(worker, parts, timers):
+    mpiexec, living, _ = parts
+    worker.kill_unreachable()
+    assert [worker.poll() for _ in range(3)] == [None] * 3, "its slots would be given away"
+    tell(mpiexec, -15)
+    tell(living, -9)
+    (give_up,) = timers
+    assert worker.poll() is None
+    give_up()
+    assert worker.poll() is not None
+    assert "the agent on b" in worker._loss
+
+
+def test_exit_code_is_of_the_part_that_failed(worker, parts, timers):
+    mpiexec, first, second = parts
     tell(second, -11)
     (end_others,) = timers
     end_others()
