@@ -27,7 +27,7 @@ from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.exception_forms import reduce_without_init, refuses_attributes
 from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of_library
-from pympipool.serialization.reloads import SPECS, notice_reload
+from pympipool.serialization.reloads import SPAWNED_SCRIPT, SPECS, notice_reload
 
 PROTOCOL = 5
 
@@ -60,6 +60,7 @@ def dump_parts(value: object, is_result: bool, files_by_name: bool) -> list[Any]
 
 def dump_for_start(value: object) -> list[Any]:
     """Pickle what runs at the start of a worker: as a result, but handles of shared data give the objects, as in a call."""
+    notice_reload(SPAWNED_SCRIPT)  # this pickler looks at no other module
     parts: list[Any] = instances.dump(value, _StartPickler, True, True)
     return parts
 

@@ -38,6 +38,7 @@ from pympipool.serialization.annotations import (
 )
 from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES
 from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
+from pympipool.serialization.reloads import SPAWNED_SCRIPT
 from pympipool.serialization.skeletons import reduce_skeleton
 
 __all__ = ["SCRIPT_REDUCERS", "ScriptPickler", "reducer_of_library"]
@@ -51,7 +52,11 @@ def _is_importable(value: Any) -> bool:
     """Return True if a value is pickled as its name in a module: it is found there, and the module is not by value."""
     found: Any = sys.modules.get(value.__module__)
     names = [value.__module__.partition(".")[0], value.__module__]
-    if found is None or names[1] == "__main__" or not cloudpickle.list_registry_pickle_by_value().isdisjoint(names):
+    if (
+        found is None
+        or names[1] in ("__main__", SPAWNED_SCRIPT)
+        or not cloudpickle.list_registry_pickle_by_value().isdisjoint(names)
+    ):
         return False
     for name in getattr(value, "__qualname__", value.__name__).split("."):
         found = getattr(found, name, None)

@@ -6,6 +6,7 @@ import copyreg
 import dataclasses
 import sys
 import threading
+import types
 
 import cloudpickle
 import numpy as np
@@ -16,7 +17,10 @@ from pympipool.serialization import by_value
 from pympipool.serialization.payload import (
     dump,
     dump_call,
+    dump_for_start,
+    load,
 )
+from pympipool.serialization.reloads import SPAWNED_SCRIPT
 from support.pickling import define_in_main, round_trip
 
 
@@ -49,6 +53,26 @@ def test_main_function_in_nested_containers_travels_by_value(other_process, dept
         return value()
 
     assert other_process.run(dig, value) == "of main"
+
+
+@pytest.mark.parametrize(
+    ("name", "dump_first"),
+    [
+        ("add", lambda function: dump_for_start((function,), "a function")),
+        ("add_cached", lambda function: dump_call(0, function, (), {})),
+    ],
+)
+def test_first_function_of_spawned_script_travels_by_value(name, dump_first, monkeypatch):
+    script = types.ModuleType(SPAWNED_SCRIPT)
+    source = "import functools\ndef add(x): return x + 1\n@functools.cache\ndef add_cached(x): return x + 1"
+    exec(source, vars(script))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, SPAWNED_SCRIPT, script)
+        try:
+            parts = dump_first(vars(script)[name])
+        finally:
+            cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard(SPAWNED_SCRIPT)
+    assert load(parts)[0](1) == 2  # it cannot be imported here
 
 
 def test_functions_by_value_keep_their_file_names(other_process):

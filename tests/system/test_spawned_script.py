@@ -7,6 +7,7 @@ from support.scripts import run_script
 SCRIPT = """
 import dataclasses
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pympipool import Executor
 
@@ -28,8 +29,12 @@ def scale(x):
 def fail():
     raise NotConverged("after 3 steps")
 
+def keep(step):
+    os.environ["KEPT"] = str(step.length)
+
 def use(block_allocation):
-    with Executor(max_workers=1, block_allocation=block_allocation) as exe:
+    with Executor(max_workers=1, block_allocation=block_allocation, initializer=keep, initargs=(Step(4),)) as exe:
+        assert exe.submit(os.getenv, "KEPT").result() == "4"
         assert exe.submit(scale, 2).result() == 6
         assert list(exe.map(lambda x: scale(x) + 1, range(3))) == [1, 4, 7]
         step = exe.submit(Step(2).scaled, 5).result()
