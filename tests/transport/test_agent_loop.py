@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import pytest
 
@@ -71,5 +72,9 @@ def test_relay_that_ends_by_a_fault_tells_it(kind, work, monkeypatch, capsys):
     thread._run(*[None] * (kind is CallForwarder))
     assert codes == [1]
     assert "OverflowError: timeout is too large" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "excepthook", fail)
+    with pytest.raises(OverflowError):
+        thread._run(*[None] * (kind is CallForwarder))
+    assert codes == [1, 1]
     if kind is AgentLoop:
         thread.close()

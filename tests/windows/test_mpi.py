@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("_winapi", reason="only for Windows: make test-windows runs it under Wine")
 
 from pympipool import Executor
+from pympipool._util.service_threads import ServiceThread
 from pympipool.backends import mpi_library
 from pympipool.backends.local.mpiexec_windows import MpiJob
 from pympipool.backends.local.process_windows import KILLED
@@ -141,6 +142,15 @@ def test_ranks_outside_of_the_job_end_too():
         rank.kill()
         rank.stdin.close()
         job.close()
+
+
+def test_without_threads_no_job_stays(monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ServiceThread, "start", fail)
+    with pytest.raises(WorkerStartError, match="can't start new thread"):
+        MpiJob([sys.executable, "-c", "pass"], os.environ, None, lambda function: function())
 
 
 def test_info_knows_the_library_and_its_mpiexec(ms_mpi):

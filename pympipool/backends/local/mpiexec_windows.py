@@ -94,9 +94,9 @@ class MpiJob(WindowsProcess):
         cwd: str | None,
         call: Callable[[Callable[[], None]], object],
     ) -> None:
+        self._ranks: dict[int, int] = {}  # handles of their processes
         super().__init__(command, environment, cwd, call)
         self.stdout = cast(BinaryIO, JobOutput(self.stdout, {_ABORTED: _HOLD_BACK_MIN}))
-        self._ranks: dict[int, int] = {}  # handles of their processes
 
     def add_rank(self, rank: int, pid: int) -> None:
         """Take the process id of a rank that is ready."""

@@ -90,8 +90,10 @@ class AgentLoop:
             while True:
                 self.serve_round()
         except BaseException:  # a relay that serves no agents is worse than none
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
+            try:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(1)
 
     def serve_round(self) -> None:
         """Wait until something can be done for links, and do it."""

@@ -71,8 +71,10 @@ class CallForwarder:
         try:
             self._forward(group)
         except BaseException:  # a relay that forwards no calls is worse than none
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
+            try:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(1)
 
     def _forward(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:
         while True:
