@@ -73,9 +73,11 @@ def describe_place(error: BaseException) -> bytes:
             continue
         seen.add(id(raised))
         frames = []
-        frame, _ = _user_frames(raised.__traceback__)  # one rank may have run the call in C, and another one not
+        frame = raised.__traceback__
         while frame is not None:
-            frames.append((frame.tb_frame.f_code.co_filename, frame.tb_lineno, frame.tb_lasti))
+            name = frame.tb_frame.f_code.co_filename
+            if not name.startswith(_OWN_FILES):  # one rank may have run the call in C, and another one not
+                frames.append((name, frame.tb_lineno, frame.tb_lasti))
             frame = frame.tb_next
         places.append((type_name(type(raised)), frames))
         waiting += (raised.__cause__, raised.__context__)
@@ -89,17 +91,11 @@ def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | 
 
     Nothing of it if the function has no frame: it is compiled, or was called with a wrong number of arguments.
     """
-    first, last = _user_frames(trace)
+    first, last = trace, ""
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        last = first.tb_frame.f_code.co_filename
+        first = first.tb_next
     return None if first is None and last.endswith(_CALLERS) else first or trace
-
-
-def _user_frames(trace: types.TracebackType | None) -> tuple[types.TracebackType | None, str]:
-    """Return the traceback from the first frame that is not pympipool's, and the file of the frame before."""
-    last = ""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
-        last = trace.tb_frame.f_code.co_filename
-        trace = trace.tb_next
-    return trace, last
 
 
 _OWN_FILES = (
