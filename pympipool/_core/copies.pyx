@@ -257,3 +257,7 @@ cdef class WatchedRows:
                 self.snapshots = self.restore()
                 break
         return next(self.rows)
+
+    def close(self):
+        """Return no further row, and restore no class."""
+        self.rows, self.snapshots = iter(()), []

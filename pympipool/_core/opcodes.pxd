@@ -65,9 +65,15 @@ cdef inline void begin(Pickle *pickle, Py_ssize_t items_max) noexcept:
     pickle.known_count = 0
 
 
-cdef inline void release(Pickle *pickle) noexcept:
+cdef inline void drop_known(Pickle *pickle) noexcept:
+    """Drop the references to what was written. Nothing can be written afterwards."""
     for i in range(pickle.known_count):
         pmp_drop_known(pickle.known[i])
+    pickle.known_count = 0
+
+
+cdef inline void release(Pickle *pickle) noexcept:
+    drop_known(pickle)
     if pickle.data != pickle.on_stack:
         free(pickle.data)
 

@@ -267,6 +267,10 @@ cdef class RowIterator:
         self.position += 1
         return self.column.build(self.position - 1)
 
+    def close(self):
+        """Build no further value."""
+        self.count = 0
+
 
 cdef class _Column:
     """A form, ready for building values."""

@@ -82,6 +82,12 @@ cdef class ConsumingIterator:
             with cython.critical_section(self):
                 self.items = items
 
+    def close(self):
+        """Return no further item. The lists keep theirs."""
+        with cython.critical_section(self):
+            self.lists = iter(())
+            self.items = []
+
 
 def without_own_frames(kind):
     """Decorate a subclass of `ConsumingIterator`: what it raises has no frames of ours in its traceback."""

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from pympipool._core.channel cimport Channel
-from pympipool._core.opcodes cimport Pickle, begin, release
+from pympipool._core.opcodes cimport Pickle, begin, drop_known, release
 from pympipool._core.pickle_reader cimport SMALL_BYTES_MAX, read_bytes
 from pympipool._core.pickle_writer cimport ITEMS_MAX, write_plain
 from pympipool._core.ring cimport (
@@ -82,7 +82,7 @@ cdef tuple read_call(pmp_receiver *receiver):
     memcpy(pickle, receiver.parts[0].data, size)  # what is in the ring, another process can change
     try:
         call = read_bytes(pickle, size)
-    except MemoryError:
+    except Exception:  # no memory, or it is damaged: Python code says so
         return None
     if type(call) is not tuple or len(<tuple>call) != 2 or type((<tuple>call)[0]) is not tuple:
         return None
@@ -122,11 +122,13 @@ cdef class SmallCalls:
 
     def receive(self):
         """Serve small calls until there is another message; return it, or None, as `Channel.receive` does."""
-        while self.channel.await_message(-1):
+        while True:
+            self.end_fork()  # of a finalizer or a signal handler
+            if not self.channel.await_message(-1):
+                return None
             if not self.serve():
                 return self.channel.take_message()
             self.give_way()
-        return None
 
     cdef int give_way(self) except -1:
         """Have signal handlers and other threads run, if all calls are those of compiled functions."""
@@ -153,6 +155,7 @@ cdef class SmallCalls:
 
     cdef int run(self, uint64_t id, KeptFunction kept, tuple call) except -1:
         cdef dict kwargs = call[1]
+        cdef Pickle pickle
         try:
             if not kept.is_current():
                 kept = self.restore(kept)
@@ -161,12 +164,20 @@ cdef class SmallCalls:
             self.end_fork()
             answer = self.raised(id, error)
         else:
+            begin(&pickle, ITEMS_MAX)
+            try:
+                if not self.has_result or self.write(&pickle, value):
+                    drop_known(&pickle)
+                    value = None  # before it is sent
+                    self.end_fork()
+                    self.send_small(id, &pickle)
+                    return 0
+            finally:
+                release(&pickle)
             self.end_fork()
-            call = kwargs = None
-            if self.answer_small(id, value):
-                return 0
             answer = self.returned(value)
-            value = None  # before it is sent
+            value = None
+        self.end_fork()  # of a finalizer
         kind, outcome, parts = answer
         self.channel.answer(kind, id, parts, -1, outcome)
         return 0
@@ -176,20 +187,13 @@ cdef class SmallCalls:
             self.forks.end_fork()
         return 0
 
-    cdef bint answer_small(self, uint64_t id, value) except -1:
-        """Answer a call with its result; return False if that is not small."""
-        cdef Pickle pickle
+    cdef int send_small(self, uint64_t id, Pickle *pickle) except -1:
+        """Answer a call with its result."""
         cdef pmp_part part
-        begin(&pickle, ITEMS_MAX)
-        try:
-            if self.has_result and not self.write(&pickle, value):
-                return False
-            part.data = pickle.data
-            part.size_bytes = pickle.size_bytes
-            self.channel.send_answer(PMP_RESULT, id, &part, 1, pmp_now_ns() - self.channel.received_ns, 0)
-        finally:
-            release(&pickle)
-        return True
+        part.data = pickle.data
+        part.size_bytes = pickle.size_bytes
+        self.channel.send_answer(PMP_RESULT, id, &part, 1, pmp_now_ns() - self.channel.received_ns, 0)
+        return 0
 
     cdef bint write(self, Pickle *pickle, value) except -1:
         """Write a result into a pickle; return False if it has large parts besides, or cannot be written here."""

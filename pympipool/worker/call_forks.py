@@ -3,8 +3,8 @@
     call ── os.fork ──> worker: goes on
                     └─> child: the rest of the call, then `end_fork`, whether the call has returned or raised
 
-Otherwise both would receive from the same ring. A child that never comes back, because it calls os._exit or another program,
-is none of our business.
+The same holds for a fork of an initializer, of a finalizer and of a signal handler. Otherwise both would receive from the same
+ring. A child that never comes back, because it calls os._exit or another program, is none of our business.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ class CallForks:
 
     def _note(self) -> None:
         self.is_fork = True
-        deque(self.rows, maxlen=0)
+        close = getattr(self.rows, "close", None)
+        if close is not None:
+            close()  # to take them would run code of the user, for each row
+        else:
+            deque(self.rows, maxlen=0)  # an iterator of Python, over values without such code
 
     def end_fork(self) -> None:
         """End this process if a call has forked it: with the exception that is being handled, if there is one.
@@ -51,13 +55,16 @@ class CallForks:
         As in a child of multiprocessing, no exit functions run: they are those of the worker.
         """
         if self.is_fork:
+            code = 1
             try:
-                code = _report(sys.exc_info()[1])
-                sys.stdout.flush()
-                sys.stderr.flush()
-            except BaseException:  # a stream that the call has closed
-                code = 1
-            os._exit(code)
+                from contextlib import suppress  # few workers need it
+
+                code = _report(sys.exc_info()[1]) & 0xFF  # as the system does with it
+                for stream in (sys.stdout, sys.stderr):
+                    with suppress(Exception):  # the call may have closed or replaced it
+                        stream.flush()
+            finally:
+                os._exit(code)
 
 
 def _report(error: BaseException | None) -> int:
@@ -70,8 +77,8 @@ def _report(error: BaseException | None) -> int:
         sys.excepthook(type(error), error, error.__traceback__)
     else:
         print(
-            f"process {os.getpid()}, which a call has forked, returned from that call, and ends here: only the process that was"
-            " called has a result. End a fork with os._exit()",
+            f"process {os.getpid()}, which a call or an initializer has forked, returned from it, and ends here: only the worker"
+            " goes on. End a fork with os._exit()",
             file=sys.stderr,
         )
     return 1

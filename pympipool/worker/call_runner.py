@@ -64,9 +64,9 @@ class CallRunner(FunctionSlots):
         worker_id: The worker's id, for functions that ask for it.
         stamps: Gets the times at which the calls of a traced batch ended; they are sent with the answer.
         error_log: Where failed calls are logged; None: nowhere.
+        forks: Ends processes that calls fork when they come back; None: nothing does.
 
     Attributes:
-        forks: Ends processes that calls fork, if it watches them, when they come back.
         on_loaded: Called in a call when its function was unpickled for the first time. How long that took says nothing about
             the run time of other calls.
     """
@@ -87,8 +87,9 @@ class CallRunner(FunctionSlots):
         stamps: list[int] | None = None,
         error_log: ErrorLog | None = None,
         worker_id: int = 0,
+        forks: CallForks | None = None,
     ) -> None:
-        self.forks = CallForks()
+        self.forks = forks or CallForks()
         self.on_loaded: Callable[[], None] = _empty_slot
         self._init_values = init_values
         self._worker_id = worker_id
@@ -150,6 +151,8 @@ class CallRunner(FunctionSlots):
         self.script = None
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if type(function) is _Builtin and function in _FRAME_READERS:
+            function = _called_here(function)
         wrapped = inject_arguments(function, self._init_values, self._worker_id)
         return wrapped if self._error_log is None else self._error_log.wrap(wrapped, callable_name(function))
 
@@ -247,8 +250,23 @@ def _add(snapshot: Snapshot, value: Any, seen: set[int]) -> None:
 
 
 _Function: Any = type(lambda: None)
-_BY_NAME: Any = (_Function, _lru_cache_wrapper, type(len), type)
+_Builtin: Any = type(len)
+_BY_NAME: Any = (_Function, _lru_cache_wrapper, _Builtin, type)
 """Types of what is pickled by its name, if a module has it under this name."""
+
+
+_FRAME_READERS: Any = (eval, exec, globals, locals, vars, dir)
+"""Builtin functions that work with the names of the function that calls them."""
+
+
+def _called_here(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a builtin one: from this module, be the call served here or in C."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    call.__qualname__ = function.__qualname__
+    return call
 
 
 def _never() -> bool:

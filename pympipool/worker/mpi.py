@@ -253,8 +253,9 @@ def serve(
     source: SmallCalls | Channel = channel
     if calls_left == 0:
         source = SmallCalls(channel, runner.calls, SCALARS, returned, raised, has_result=not runner.is_silent)
-    receive, send, run_call = source.receive, channel.answer, runner.run
+    receive, send, run_call, forks = source.receive, channel.answer, runner.run, runner.calls.forks
     while True:
+        forks.end_fork()
         received = receive()
         if received is None:
             end_diverged(runner)
@@ -270,6 +271,7 @@ def serve(
             kind, outcome, answer = finished(*run_call(call, tag, parts), not is_last)
             if call & TRACED:
                 channel.stamps.extend((runner.start_ns, monotonic_ns()))
+            forks.end_fork()  # of a finalizer
             send(kind, call, answer, -1, outcome, is_last)
             if is_last:
                 if not channel.ranks_agree():

@@ -88,8 +88,9 @@ def serve(
     source: SmallCalls | Link = channel
     if calls_left == 0 and isinstance(channel, Channel):
         source = SmallCalls(channel, runner, SCALARS, returned, raised)
-    receive, send, run_call = source.receive, channel.answer, runner.run
+    receive, send, run_call, forks = source.receive, channel.answer, runner.run, runner.forks
     while True:
+        forks.end_fork()
         kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
         if kind == CALL:
             calls_left -= 1
@@ -103,6 +104,7 @@ def serve(
             except BaseException as error:  # SystemExit too, as in concurrent.futures
                 answer = dump_exception(error, location)
                 kind = ERROR
+            forks.end_fork()  # of a finalizer
             send(kind, call, answer)
             if calls_left == 0:
                 return

@@ -16,6 +16,7 @@ from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import load
+from pympipool.worker.call_forks import CallForks
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.script_context import apply_script_context
 
@@ -103,10 +104,10 @@ def make_call_runner(
         from pympipool.worker.error_log import ErrorLog
 
         error_log = ErrorLog(error_log_file, location)
-    init_values = run_start_functions(settings) if has_start_functions(settings) else {}
-    runner = CallRunner(init_values, stamps, error_log, settings["worker_id"])
-    runner.forks.watch()
-    return runner
+    forks = CallForks()
+    forks.watch()
+    init_values = run_start_functions(settings, forks) if has_start_functions(settings) else {}
+    return CallRunner(init_values, stamps, error_log, settings["worker_id"], forks)
 
 
 def last_call_announcement(settings: Mapping[str, Any], control: Control) -> Callable[[], None] | None:
@@ -119,8 +120,12 @@ def has_start_functions(settings: Mapping[str, Any]) -> bool:
     return settings["initializer"] is not None or settings["init_function"] is not None
 
 
-def run_start_functions(settings: Mapping[str, Any]) -> dict[str, Any]:
+def run_start_functions(settings: Mapping[str, Any], forks: CallForks) -> dict[str, Any]:
     """Run the initializer and init_function. Return what init_function returns; an empty dict if there is none.
+
+    Args:
+        settings: The master's settings.
+        forks: Ends what one of them forks, when it comes back.
 
     Raises:
         StartFunctionError: One of them has raised.
@@ -131,12 +136,16 @@ def run_start_functions(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if settings["initializer"] is not None:
             run_initializer(settings["initializer"])
+        forks.end_fork()
         name = "init_function"
         if settings["init_function"] is None:
             return {}
         init_function = load([settings["init_function"]], "the init_function")
-        return check_init_values(init_function, call_and_keep_globals(init_function))
+        init_values = call_and_keep_globals(init_function)
+        forks.end_fork()
+        return check_init_values(init_function, init_values)
     except BaseException as error:  # SystemExit too
+        forks.end_fork()
         raise StartFunctionError(name) from error
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import threading
 import weakref
 
+import numpy as np
 import pytest
 
 from pympipool._core import ring
@@ -108,6 +110,7 @@ def test_small_calls_are_served_until_another_message():
         (7, NUMBER, payload.dump((1, {}))),
         (7, NUMBER, payload.dump(1)),
         (7, NUMBER, [b"no pickle"]),
+        (7, NUMBER, [pickle.dumps((("ab",), {}), 5).replace(b"ab", b"\xff\xfe")]),
     ],
 )
 def test_other_calls_are_left_as_they_are(call, number, parts):
@@ -176,6 +179,37 @@ def test_exception_has_one_place_on_both_ways():
     assert describe_place(error) == worker.answers[0][3]
 
 
+def test_exception_raised_again_has_one_place():
+    places = []
+    for is_small in (True, False):
+        error = ValueError("always the same object")
+
+        def raise_again(error=error):
+            raise error
+
+        worker = Worker(echo)
+        worker.runner.functions[NUMBER].function = raise_again
+        if is_small:
+            worker.send(7)
+            worker.serve()
+        else:
+            with pytest.raises(ValueError, match="the same object"):
+                worker.runner.run(NUMBER, payload.dump_call(NUMBER, None, (), {}))
+            error.__traceback__ = error.__traceback__.tb_next  # without the frame of this test
+        worker.send(8)
+        worker.serve()
+        places.append(worker.answers[-1][3])
+    assert places[0] == places[1]
+    assert places[0].count(b"test_worker_calls.py") == 2
+
+
+def test_builtin_function_sees_one_module_on_both_ways():
+    worker = Worker(eval)
+    worker.send(7, "__name__")
+    worker.serve()
+    assert worker.result()[2] == worker.runner.run(NUMBER, payload.dump_call(NUMBER, None, ("__name__",), {}))
+
+
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, MemoryError, StopIteration])
 def test_every_kind_of_exception_ends_only_its_call(kind):
     worker = Worker(echo)
@@ -219,6 +253,23 @@ def test_result_is_dropped_before_it_is_sent():
     worker.send(7)
     worker.serve()
     assert alive == [False]
+
+
+@pytest.mark.parametrize(("make", "has_result"), [(lambda: {1}, False), (lambda: np.arange(3), True)])
+def test_small_result_is_dropped_before_it_is_sent(make, has_result):
+    answers = []
+
+    def make_with_finalizer():
+        result = make()
+        weakref.finalize(result, lambda: answers.append(worker.master.receive(0)))
+        return result
+
+    worker = Worker(echo, has_result=has_result)
+    worker.runner.functions[NUMBER].function = make_with_finalizer
+    worker.send(7)
+    worker.serve()
+    assert worker.answers == []  # it was small
+    assert answers == [None]
 
 
 def test_no_frame_of_an_exception_is_kept():
@@ -308,18 +359,53 @@ def test_without_memory_each_call_is_answered_or_left(first):
     assert answered + left == 3
 
 
-@pytest.mark.parametrize("function", [echo, fail])
+class Ended(BaseException):
+    """Takes the place of the end of a fork."""
+
+
+def end(_code):
+    raise Ended
+
+
+@pytest.mark.parametrize("function", [echo, make_set, fail])
 def test_fork_of_a_call_ends_without_an_answer(monkeypatch, function):
-    class Ended(Exception):
-        pass
+    def fork_and_call():
+        worker.runner.forks.is_fork = True
+        return function()
 
-    def end(_code):
-        raise Ended
-
-    worker = Worker(function)
+    worker = Worker(echo)
+    worker.runner.functions[NUMBER].function = fork_and_call
     worker.send(7)
-    worker.runner.forks.is_fork = True
     monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(Ended):
-        worker.calls.receive()
+        worker.serve()
     assert worker.master.receive(0) is None
+    assert worker.answers == []
+
+
+def test_fork_of_a_finalizer_ends_without_an_answer(monkeypatch):
+    def make():
+        result = set()
+        weakref.finalize(result, setattr, worker.runner.forks, "is_fork", True)
+        return result
+
+    worker = Worker(echo, returned=lambda _result: (RESULT, 0, [b"sent"]))
+    worker.runner.functions[NUMBER].function = make
+    worker.send(7)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended):
+        worker.serve()
+    assert worker.master.receive(0) is None
+
+
+def test_fork_between_calls_takes_none(monkeypatch):
+    worker = Worker(echo)
+    worker.send(7)
+    worker.runner.forks.is_fork = True
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", end)
+        with pytest.raises(Ended):
+            worker.serve()
+    worker.runner.forks.is_fork = False
+    worker.serve()
+    assert worker.result()[:2] == (RESULT, 7)

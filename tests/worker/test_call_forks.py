@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
 import pytest
 
 from pympipool import Executor
+from pympipool._core.copies import WatchedRows
+from pympipool._core.records import RowIterator
+from pympipool.serialization.column_forms import taking
+from pympipool.worker.call_forks import CallForks
 
 if not hasattr(os, "fork"):
     pytest.skip("this system has no fork: run it on Linux or macOS", allow_module_level=True)
 
-WAYS = {"returns": lambda: "of the child", "raises": lambda: 1 / 0, "exits": sys.exit, "ends": lambda: os._exit(0)}
-EXIT_CODES = {"returns": 1, "raises": 1, "exits": 0, "ends": 0}
+WAYS = {
+    "returns": lambda: "of the child",
+    "raises": lambda: 1 / 0,
+    "exits": sys.exit,
+    "exits with a large code": lambda: sys.exit(0xFFFFFFFF),
+    "exits without stdout": lambda: (sys.stdout.close(), sys.exit()),
+    "ends": lambda: os._exit(0),
+}
+EXIT_CODES = {**dict.fromkeys(WAYS, 0), "returns": 1, "raises": 1, "exits with a large code": 255}
 
 
 def come_back(way, path):
@@ -24,6 +36,50 @@ def come_back(way, path):
     if child == 0:
         return way()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def come_back_from_start(way, name):
+    """Fork; the child comes back in this way, and the worker keeps its exit code in a variable."""
+    child = os.fork()
+    if child == 0:
+        return WAYS[way]()
+    os.environ[name] = str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return {}
+
+
+def fork_and_end(_argument):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.getpid()
+
+
+class ForksAtItsEnd:
+    """Arrives as 5. Its finalizer forks, and waits for the child, which comes back."""
+
+    def __reduce__(self):
+        return int, ("5",)
+
+    def __del__(self):
+        child = os.fork()
+        if child != 0:
+            os.waitpid(child, 0)
+
+
+class Noted:
+    """Notes the processes in which it is unpickled or dropped."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.__del__()
+
+    def __del__(self):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()}\n")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +102,50 @@ def test_fork_runs_no_further_call_of_its_batch(exe, way, tmp_path):
     codes = exe.map(come_back, [WAYS[way]] * 4, [tmp_path / "calls"] * 4, chunksize=4)
     assert list(codes) == [EXIT_CODES[way]] * 4
     assert (tmp_path / "calls").read_text() == "called\n" * 4
+
+
+def test_forks_of_a_batch_unpickle_no_arguments(exe, tmp_path):
+    path = str(tmp_path / "noted")
+    worker = set(exe.map(fork_and_end, [Noted(path) for _ in range(4)], chunksize=4))
+    assert {*map(int, (tmp_path / "noted").read_text().split())} - {os.getpid()} == worker
+
+
+@pytest.mark.parametrize("watch", [iter, lambda rows: WatchedRows(rows, [None], None)])
+def test_fork_takes_no_row_and_drops_none(watch):
+    class Thing:
+        def __del__(self):
+            dropped.append(True)
+
+    dropped, column, forks = [], [Thing() for _ in range(3)], CallForks()
+    forks.rows = watch(taking(column))
+    forks._note()
+    assert (list(forks.rows), dropped) == ([], [])
+    del column
+
+
+def test_fork_builds_no_value():
+    forks = CallForks()
+    forks.rows = RowIterator([1, 2], 2)
+    next(forks.rows)
+    forks._note()
+    assert list(forks.rows) == []
+
+
+def test_fork_of_a_finalizer_answers_nothing(exe):
+    calls = []
+    for number in range(4):
+        calls.append(exe.submit(ForksAtItsEnd))
+        calls.append(exe.submit(abs, -number))
+    assert [call.result(timeout=60) for call in calls] == [5, 0, 5, 1, 5, 2, 5, 3]
+
+
+@pytest.mark.parametrize("way", ["returns", "raises", "exits"])
+def test_forks_made_at_the_start_end(way):
+    start = functools.partial(come_back_from_start, way, "OF_INIT_FUNCTION")
+    options = {"initializer": come_back_from_start, "initargs": (way, "OF_INITIALIZER"), "init_function": start}
+    with Executor(max_workers=1, block_allocation=True, **options) as exe:
+        codes = [exe.submit(os.getenv, name) for name in ("OF_INITIALIZER", "OF_INIT_FUNCTION")]
+        assert [code.result(timeout=60) for code in codes] == [str(EXIT_CODES[way])] * 2
 
 
 def test_fork_that_comes_back_says_so(tmp_path, capfd):
