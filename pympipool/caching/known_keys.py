@@ -22,6 +22,8 @@ ROWS_PER_QUESTION = 12
 ROWS_MAX = 1_000_000
 """Largest index whose keys are kept: they take 100 bytes each."""
 
+_NO_ROW = (0, b"")
+
 _changes: dict[str, int] = {}
 _numbers = count(1)
 
@@ -51,7 +53,7 @@ class KnownKeys:
         self._path = path
         self._keys: set[bytes] | None = None  # None: SQLite is asked
         self._questions = 0
-        self._last_id = 0
+        self._last: tuple[int, bytes] = _NO_ROW
         self._refresh_at_s = 0.0
         self._change: int | None = None
 
@@ -64,7 +66,7 @@ class KnownKeys:
         keys = self._keys
         if keys is None:
             self._questions += 1
-            if self._questions * ROWS_PER_QUESTION >= self._last_id:
+            if self._questions * ROWS_PER_QUESTION >= self._last[0]:
                 with lock:
                     self._begin()
             return False
@@ -78,20 +80,27 @@ class KnownKeys:
 
     def _begin(self) -> None:
         """Read the keys, unless the index has too many for the number of questions."""
-        self._last_id = self._connection.execute("SELECT max(id) FROM results").fetchone()[0] or 0
-        if self._last_id > ROWS_MAX:
+        last = self._connection.execute("SELECT id, key FROM results ORDER BY id DESC LIMIT 1").fetchone()
+        self._last = last or _NO_ROW
+        if self._last[0] > ROWS_MAX:
             self._questions = -(1 << 62)
-        elif self._questions * ROWS_PER_QUESTION >= self._last_id and self._keys is None:
+        elif self._questions * ROWS_PER_QUESTION >= self._last[0] and self._keys is None:
             # Rows that are added meanwhile are in the set, or have larger numbers.
             self._keys = {key for (key,) in self._connection.execute("SELECT key FROM results")}
+
+    def _rows_from(self, number: int) -> sqlite3.Cursor:
+        return self._connection.execute("SELECT id, key FROM results WHERE id >= ? ORDER BY id", (number,))
 
     def _refresh(self, keys: set[bytes]) -> None:
         """Add the keys of new rows."""
         change, refresh_at_s = _changes.get(self._path), monotonic() + self._refresh_s
-        last_id = self._connection.execute("SELECT max(id) FROM results").fetchone()[0] or 0
-        if last_id < self._last_id:  # the newest rows were removed: SQLite gives their numbers again
-            self._last_id = 0
-        for number, key in self._connection.execute("SELECT id, key FROM results WHERE id >= ?", (self._last_id,)):
-            keys.add(key)
-            self._last_id = max(number, self._last_id)
+        rows = self._rows_from(self._last[0])
+        row = rows.fetchone()
+        if row != self._last:  # it was removed: SQLite gives numbers of the newest rows again
+            rows = self._rows_from(0)
+            row = rows.fetchone()
+        self._last = _NO_ROW
+        while row is not None:
+            keys.add(row[1])
+            self._last, row = row, rows.fetchone()
         self._change, self._refresh_at_s = change, refresh_at_s

@@ -24,7 +24,7 @@ def add_immutable(hasher: Hasher, value: Any) -> bool:
     """Add a scalar or a dtype; return False for a scalar that can be changed, or of a class that is derived from one of numpy's."""
     if isinstance(value, numpy.dtype):
         _add_dtype(hasher, value)
-    elif value.dtype.type is type(value) is not numpy.void:
+    elif value.dtype.type is type(value) and not issubclass(type(value), numpy.void):
         _add_array(hasher, value)
     else:
         return False

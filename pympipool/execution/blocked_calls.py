@@ -31,7 +31,7 @@ from pympipool.execution.dependencies import (
 )
 from pympipool.serialization import payload
 from pympipool.serialization.future_search import FutureSearch, resolve
-from pympipool.serialization.inputs import Input
+from pympipool.serialization.inputs import Input, entry_and_origin
 from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> 
     """Return the results, each in a tuple, of those inputs of a call that have one, by their id.
 
     One that was not read yet, and would have to be unpickled, is not at hand: unpickling may run code of the user, and that is
-    for the thread of continuations.
+    for the thread of continuations. Nor is an item of a result of which another item is not: what they share must be one object.
     """
     results: dict[int, tuple[Any]] = {}
     get = _input_results(future)
@@ -276,6 +276,11 @@ def _results_at_hand(future: Future[Any], inputs: list[StandardFuture[Any]]) -> 
             BaseException
         ):  # unpickling may raise anything, and a file be gone: the call will fail as if the input had
             continue
+    if get is not None:
+        late = {id(entry_and_origin(one)[0]) for one in inputs if id(one) not in results} - {id(None)}
+        for one in inputs:
+            if id(entry_and_origin(one)[0]) in late:
+                results.pop(id(one), None)
     return results
 
 

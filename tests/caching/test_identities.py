@@ -41,6 +41,7 @@ IDENTITIES = {
     "bytearrays": (lambda: bytearray(b"a"), lambda a, b: [a, b]),
     "arrays": (lambda: np.zeros(2), lambda a, b: [a, b]),
     "structured scalars": (lambda: np.zeros(1, "i4,i4")[0], lambda a, b: [a, b]),
+    "records": (lambda: np.rec.array([(1, 2)], "i4,i4")[0], lambda a, b: [a, b]),
     "masks": (lambda: np.array([False, True]), lambda a, b: [np.ma.array([1, 2], mask=one) for one in (a, b)]),
     "arrays of the standard library": (lambda: array.array("d", [1]), lambda a, b: [a, b]),
     "instances": (Instance, lambda a, b: (a, {"b": b})),

@@ -9,6 +9,7 @@ import pytest
 from pympipool import get_item_from_future, split_future
 from pympipool.caching import calls, inputs
 from pympipool.errors import CacheError, CacheWarning
+from pympipool.execution import blocked_calls
 from support.calls import hold
 
 SIZE = 40_000
@@ -190,6 +191,15 @@ def test_items_of_a_result_stay_one_object(make_executor):
             assert exe.submit(follow, first, second).result() == 2
             assert exe.submit(follow, first, future).result() == 2
             assert exe.submit(follow, first, split_future(exe.submit(pair), 2)[1]).result() == 1
+
+
+def test_items_at_hand_wait_for_others(make_block, monkeypatch):
+    with make_block() as exe:
+        future = exe.submit(pair)
+        first, second = split_future(future, 2)
+        future.result(), second.result(), exe._cache._writer.flush()
+        monkeypatch.setattr(blocked_calls, "has_result_now", lambda one: one is not first)  # it is about to have one
+        assert exe.submit(follow, first, second).result() == 2
 
 
 def test_unchanged_results_are_compared_by_their_bytes(make_block, monkeypatch):

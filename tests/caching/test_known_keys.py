@@ -92,15 +92,16 @@ def test_removed_results_are_not_found(make_store):
     assert store.find(key(1)) is not None
 
 
-def test_numbers_of_removed_rows_are_given_again(make_store, monkeypatch):
+@pytest.mark.parametrize("written", [[50], [50, 51], [50, 51, 52]])
+def test_numbers_of_removed_rows_are_given_again(make_store, monkeypatch, written):
     store, other = make_store(), make_store()
     write(other, *range(1, 5))
     assert store.find(key(100)) is None
     assert known(store)
     other.remove([key(3), key(4)])
-    write(store, 50)
+    write(other, *written)
     monkeypatch.setattr(store.index._known, "_refresh_at_s", 0.0)
-    assert store.find(key(50)) is not None
+    assert None not in [store.find(key(number)) for number in written]
 
 
 def test_what_was_just_written_is_found_now(make_store, tmp_path):
