@@ -4,7 +4,8 @@
     maps.py        the same for the calls of a map: they are looked up together, and sent in batches
     keys.py        the key of a call, made of
     functions.py     what the function does: its code and all that this refers to; code.py: code without line numbers
-    modules.py       the modules that it refers to; installed.py: packages; file_stamps.py: which files have changed
+    modules.py       the modules that it refers to; origins.py: where they are; installed.py: packages; file_stamps.py: which
+                     files have changed
     values.py        its arguments
     store.py       a cache directory: what is looked up, written and removed
     directory.py     whose it is, and on what file system: directory_unix.py, directory_windows.py

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from pympipool.caching.values import DIGEST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
     from importlib.metadata import Distribution
 
 __all__ = ["OWN_NAME", "Installation", "folders_of", "forget_installations", "installation_of", "installed_folders"]
 
 OWN_NAME = "pympipool"
 """The package that is known by its version, also where it is not installed."""
+
+
+_FOLDER_NAMES = ("site-packages", "dist-packages")
+"""Names of such folders that `PYTHONPATH` adds, as those of modules of a cluster."""
 
 
 def folders_of(*kinds: str) -> tuple[str, ...]:
@@ -55,9 +59,11 @@ def installation_of(package: str) -> Installation:
     """Return what is installed as a package. It is kept until `forget_installations`."""
     from importlib import metadata
 
-    found = _with_required(metadata.distribution(name) for name in _distributions_with(package))
-    content = b" ".join([package.encode(), *map(_description, found)]) if found or package == OWN_NAME else b""
-    return Installation(content, tuple(str(getattr(one, "_path", "")) for one in found))
+    own = {name: metadata.distribution(name) for name in _distributions_with(package)}
+    required = _required_by(own)
+    parts = [*map(_description, own.values()), *(_try_description(*one) for one in sorted(required.items()))]
+    content = b" ".join([package.encode(), *parts]) if own or package == OWN_NAME else b""
+    return Installation(content, tuple(str(getattr(one, "_path", "")) for one in (own | required).values()))
 
 
 def forget_installations() -> None:
@@ -74,26 +80,52 @@ def _distributions_with(package: str) -> list[str]:
         files = (own.read_text("RECORD") or "").splitlines()
         has_package = any(line.startswith((f"{package}/__init__.", f"{package}.")) for line in files)
         if has_package or not files or package == OWN_NAME:
-            return [own.metadata["Name"]]
+            return [package]
     return sorted(set(metadata.packages_distributions().get(package, ())))
 
 
-def _with_required(distributions: Iterable[Distribution]) -> list[Distribution]:
-    """Return distributions, with those of their requirements that are installed. What only an extra requires does not count."""
+def _required_by(distributions: Mapping[str, Distribution]) -> dict[str, Distribution]:
+    """Return those installed distributions that others require, and so on, by name. What only an extra requires does not count."""
+    found: dict[str, Distribution] = {}
+    waiting = [*distributions.values()]
+    while waiting:
+        requirements: list[str] = []
+        with suppress(Exception):  # it has no metadata, as an installer that was interrupted leaves one
+            requirements = waiting.pop().requires or []
+        for requirement in requirements:
+            name = re.match(r"[\w.-]+", requirement)
+            if name is None or re.search(r";.*\bextra\b", requirement):
+                continue
+            normal = _normal(name[0])
+            one = None if normal in found else _installed_distribution(normal)
+            if one is not None:
+                found[normal] = one
+                waiting.append(one)
+    own = set(map(_normal, distributions))
+    return {name: one for name, one in found.items() if name not in own}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _installed_distribution(name: str) -> Distribution | None:
+    """Return what is installed by this name; not what other packages bring for themselves, nor what lies beside the script."""
     from importlib import metadata
 
-    found: dict[str, Distribution] = {}
-    waiting = list(distributions)
-    while waiting:
-        one = waiting.pop()
-        if found.setdefault(one.metadata["Name"], one) is not one:
-            continue
-        for requirement in one.requires or ():
-            name = re.match(r"[\w.-]+", requirement)
-            if name is not None and not re.search(r";.*\bextra\b", requirement):
-                with suppress(metadata.PackageNotFoundError):
-                    waiting.append(metadata.distribution(name[0]))
-    return [found[name] for name in sorted(found)]
+    for one in metadata.distributions(name=name):
+        with suppress(Exception):
+            folder = os.path.realpath(str(one.locate_file("")))
+            if folder + os.sep in installed_folders() or os.path.basename(folder) in _FOLDER_NAMES:
+                return one
+    return None
+
+
+def _try_description(name: str, distribution: Distribution) -> bytes:
+    """Return the description of a distribution; only its name if it is damaged."""
+    with suppress(Exception):
+        return _description(distribution)
+    return name.encode()
 
 
 def _description(distribution: Distribution) -> bytes:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
-from pympipool.caching.modules import version_now, version_of_files
-from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, Seen, digest_of, guarded
+from pympipool.caching.modules import changed_since, version_now, version_of_files
+from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, Seen, UnhashableError, digest_of, guarded
 from pympipool.serialization.analysis import Analysis
 
 if TYPE_CHECKING:
@@ -52,15 +52,19 @@ class Keys:
         start: What runs in each worker before its first call: functions and their arguments.
         takes_futures: Futures among the arguments stand for their results.
         runs_here: Calls run in this process, with the modules that it has imported.
+        has_workers: Processes that were started before may run the calls, with modules as they were. Else each call imports them as
+            they are when it is submitted.
 
     Raises:
-        UnhashableError: It has no digest, so neither have the calls.
+        UnhashableError: `start` has no digest, so neither have the calls.
     """
 
-    def __init__(self, start: Any = None, *, takes_futures: bool = True, runs_here: bool = False) -> None:
+    def __init__(
+        self, start: Any = None, *, takes_futures: bool = True, runs_here: bool = False, has_workers: bool = True
+    ) -> None:
         self._takes_futures = takes_futures
         self._runs_here = runs_here
-        self._version = version_now(now=True)
+        self._version = version_now(now=True) if has_workers else sys.maxsize
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         kind = (_VERSION, *sys.version_info[:2], b"here " if runs_here else b"")
         scope = Scope(runs_here=runs_here)
@@ -131,9 +135,16 @@ class Keys:
     def _begin(
         self, fn: Callable[..., Any], cores: int, result_of: str, cwd: str | None, seen: Seen
     ) -> tuple[hashlib.blake2b, Hasher | None]:
-        """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns."""
+        """Return a hash of what all calls of a function have in common, and what `FunctionDigests.digest` returns.
+
+        Raises:
+            UnhashableError: What workers begin with has changed: later ones do something else than former ones.
+        """
         hasher = self._base.copy()
         if self._modules:
+            changed = changed_since(self._modules, self._version)
+            if changed:
+                raise UnhashableError(f"the module {changed}, which has changed since the executor was made")
             seen.add(self._modules)
         digest, changing = self._functions.digest(fn, seen)
         hasher.update(digest)

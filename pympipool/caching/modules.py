@@ -9,26 +9,24 @@
 Modules are pickled by value if the user has told cloudpickle so, or if they were edited and reloaded: workers get what this process
 has. So do calls that run in this process: what it has of modules of the user's counts for them, too (`sees_memory`).
 
-No module is imported for this. A digest is kept until one of the files has changed, which is looked for once a second. After that,
-calls of the executors that were made before have no key: their workers may have imported what the file was, or what it is. So it is
-if the file is read for the first time, but was changed after the executor was made.
+No module is imported for this. What a file has told is kept until it has changed, which is looked for once a second: then it is
+read again, at once. If its code is another one, calls of the executors that were made before have no key: their workers may have
+imported what the file was, or what it is. So it is if the file is read for the first time, but was changed after the executor was
+made.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import os
 import re
 import sys
 import types
 import warnings
-from contextlib import suppress
 from hashlib import blake2b
-from importlib.machinery import EXTENSION_SUFFIXES
 from threading import RLock
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cloudpickle
 
@@ -37,17 +35,16 @@ from pympipool.caching.file_stamps import Stamp, read, renewed, stamp_of
 from pympipool.caching.imports import imports_of, imports_of_tree
 from pympipool.caching.installed import (
     OWN_NAME,
-    folders_of,
     forget_installations,
     installation_of,
     installed_folders,
 )
+from pympipool.caching.origins import exists, is_of_python, origin_of
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
 from pympipool.serialization.reloads import notice_reload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from importlib.machinery import ModuleSpec
 
 __all__ = [
     "add_imports",
@@ -65,6 +62,12 @@ CHECK_INTERVAL_S = 1.0
 
 _FILE = "<a module in a key>"
 """The name of files for the compiler, whose warnings are none of the user's: by it they are told apart in all threads."""
+
+_LOADED_NS = time_ns()
+"""What is installed later may not be what this process has imported."""
+
+_NO_WARNINGS = ("ignore", None, Warning, re.compile(re.escape(_FILE)), 0)
+"""The filter for these warnings. As often as filters are set, Python forgets which warnings of the user's it has shown."""
 
 
 def add_module(hasher: Hasher, module: types.ModuleType) -> None:
@@ -139,12 +142,8 @@ def add_imports(hasher: Hasher, code: types.CodeType, package: str | None) -> No
     """
     for name in imports_of(code, package or ""):
         hasher.text(b"import", name)
-        if _exists(name):
+        if exists(name):
             _add_contents(hasher, name)
-
-
-def _exists(name: str) -> bool:
-    return name.partition(".")[0] in sys.stdlib_module_names or _origin(name) is not None
 
 
 class Content(NamedTuple):
@@ -163,6 +162,24 @@ class Content(NamedTuple):
     replaced: str
 
 
+class _Leaf(NamedTuple):
+    """The content of a module without what it imports.
+
+    Attributes:
+        origin: Its file; of an installed one the name of the package.
+        digest: Its digest.
+        imports: The names of the modules that it imports.
+        paths: The files, or folders, that tell when it changes.
+        version: The time since which it is certain to have this content.
+    """
+
+    origin: str
+    digest: bytes
+    imports: list[str]
+    paths: tuple[str, ...]
+    version: int
+
+
 class _Modules:
     """The digests of modules."""
 
@@ -170,9 +187,7 @@ class _Modules:
         self._lock = RLock()  # finalizers may submit calls in the midst
         self._digests: dict[str, Content] = {}
         self._stamps: dict[str, Stamp] = {}  # of all files that were read
-        self._contents: dict[
-            str, tuple[bytes, int]
-        ] = {}  # of each module: digest, and the version since which it has this
+        self._leaves: dict[str, _Leaf] = {}
         self._opaque: set[str] = set()  # modules without Python code to read: installed ones, and compiled ones
         self._replaced: set[str] = set()  # those of these that were seen to change
         self._users: dict[str, bool] = {}
@@ -188,7 +203,7 @@ class _Modules:
 
     def _new_digest(self, name: str) -> Content:
         leaves: dict[str, bytes] = {}
-        if not _exists(name):
+        if not exists(name):
             raise UnhashableError(f"the module {name}, which has no file")
         self._collect(name, leaves)
         hasher = Hasher()
@@ -201,24 +216,40 @@ class _Modules:
         return self._digests[name]
 
     def _version_of(self, name: str) -> int:
-        return self._contents.get(name, (b"", 0))[1]
+        leaf = self._leaves.get(name)
+        return 0 if leaf is None else leaf.version
 
     def check(self, *, now: bool = False) -> None:
-        """Forget all digests if a file has changed."""
+        """Forget all digests if a file has changed, and read it again: each file is looked at from its first reading on."""
         now_s = monotonic()
         if now_s < self._next_check_s and not now:
             return
         self._next_check_s = now_s + CHECK_INTERVAL_S
         with self._lock:
-            stamps = {path: renewed(path, stamp) for path, stamp in self._stamps.items()}
-            if None in stamps.values():
-                self._digests.clear()
-                self._stamps.clear()
-                self._users.clear()
-                forget_installations()
-                self.version = self._latest = self.now() + 1
-            else:
-                self._stamps.update({path: stamp for path, stamp in stamps.items() if stamp is not None})
+            changed = set()
+            for path, stamp in list(self._stamps.items()):
+                renewed_stamp = renewed(path, stamp)
+                if renewed_stamp is None:
+                    changed.add(path)
+                    del self._stamps[path]
+                else:
+                    self._stamps[path] = renewed_stamp
+            if not changed:
+                return
+            self._notice()
+            for name, leaf in list(self._leaves.items()):
+                if not changed.isdisjoint(leaf.paths):
+                    try:
+                        self._new_leaf(name, leaf.origin)
+                    except Exception:  # it was removed, or is being installed: it is read as for the first time later
+                        self._leaves.pop(name, None)
+
+    def _notice(self) -> None:
+        """Begin a new version, since something has changed."""
+        self._digests.clear()
+        self._users.clear()
+        forget_installations()
+        self.version = self._latest = self.now() + 1
 
     def now(self) -> int:
         """Return the time in ns. It is never less than before, as it may be where a clock is set."""
@@ -236,11 +267,11 @@ class _Modules:
         """
         with self._lock:
             if name not in self._users:
-                top, origin, parent = name.partition(".")[0], _origin(name), name.rpartition(".")[0]
+                top, origin, parent = name.partition(".")[0], origin_of(name), name.rpartition(".")[0]
                 if origin is None and parent:
                     self._users[name] = self.is_users(parent)
                 else:
-                    self._users[name] = not _is_of_python(top) and not self._is_installed(top, origin or "")
+                    self._users[name] = not is_of_python(top) and not self._is_installed(top, origin or "")
             return self._users[name]
 
     def _is_installed(self, top: str, origin: str) -> bool:
@@ -253,30 +284,52 @@ class _Modules:
         while waiting:
             name = waiting.pop()
             top = name.partition(".")[0]
-            origin = None if name in seen or _is_of_python(top) else _origin(name)
+            origin = None if name in seen or is_of_python(top) else origin_of(name)
             seen.add(name)
             if origin is None:
                 continue
             waiting.append(name.rpartition(".")[0])
             if self._is_installed(top, origin):
-                name = installed(top)
-                leaves[name], paths = installation_of(top)
-                self._stamps.update({path: stamp_of(path) for path in paths if path not in self._stamps})
-                self._opaque.add(name)
-            else:
-                leaves[name], imported = self._read(name, origin)
-                waiting += imported
-                paths = (origin,) if origin else ()
-            changed_ns = max((self._stamps[path].changed_ns for path in paths), default=0)
-            if leaves[name] != self._contents.setdefault(name, (leaves[name], changed_ns))[0]:
-                self._contents[name] = leaves[name], self.version
-                self._replaced.update({name} & self._opaque)
+                name, origin = installed(top), top
+            leaf = self._leaves.get(name)
+            if leaf is None or leaf.origin != origin:
+                if leaf is not None:  # another file has taken its place
+                    self._notice()
+                leaf = self._new_leaf(name, origin)
+            leaves[name] = leaf.digest
+            waiting += leaf.imports
+
+    def _new_leaf(self, name: str, origin: str) -> _Leaf:
+        """Read a module, and note since when it has this content.
+
+        Raises:
+            UnhashableError: It cannot be read.
+        """
+        package = installation_of(origin) if name == installed(origin) else None
+        paths = package.folders if package is not None else (origin,) if origin else ()
+        version = 0
+        for path in paths:
+            stamp = stamp_of(path)  # before it is read
+            self._stamps.setdefault(path, stamp)  # a former one, of another module, tells more changes
+            version = max(version, stamp.changed_ns)
+        digest, imports = self._read(name, origin) if package is None else (package.content, [])
+        if package is not None:
+            self._opaque.add(name)
+        known = self._leaves.get(name)
+        if known is None:
+            is_replaced = package is not None and version > _LOADED_NS
+        else:
+            is_replaced = known.digest != digest
+            version = max(version, self.version) if is_replaced else known.version
+        if is_replaced and name in self._opaque:
+            self._replaced.add(name)
+        self._leaves[name] = _Leaf(origin, digest, imports, paths, version)
+        return self._leaves[name]
 
     def _read(self, name: str, path: str) -> tuple[bytes, list[str]]:
         """Return the digest of the code of a file, and the names of the modules that it imports."""
         if not path:  # a package without a file
             return b"", []
-        self._stamps[path] = stamp_of(path)  # before it is read
         content = read(path)
         if content is None:  # it is in an archive, for example
             raise UnhashableError(f"the module {name}, whose file cannot be read")
@@ -285,7 +338,8 @@ class _Modules:
             if not path.endswith(".py"):
                 self._opaque.add(name)
                 raise ValueError("it is compiled")
-            warnings.filterwarnings("ignore", module=re.escape(_FILE))  # the first filter again
+            if [*warnings.filters[:1]] != [_NO_WARNINGS]:
+                warnings.filterwarnings("ignore", module=re.escape(_FILE))
             tree = ast.parse(content, _FILE)
             hasher.add(compile(tree, _FILE, "exec", dont_inherit=True))
         except (SyntaxError, ValueError):  # or it is being edited; what cannot be imported fails in the worker
@@ -330,52 +384,8 @@ def changed_since(names: Iterable[str], version: int) -> str:
     for name in names:
         try:
             content = _modules.content(name)
-        except UnhashableError:
+        except Exception:  # it may have changed: what installers are about to replace may raise anything
             return name
         if content.version > version:
             return content.changed
     return ""
-
-
-def _origin(name: str) -> str | None:
-    """Return the file of a module, "" for a package without one, None if there is no such module."""
-    module = sys.modules.get(name)
-    if name == "__main__":
-        return None
-    spec: ModuleSpec | None = getattr(module, "__spec__", None)
-    if spec is None:
-        path = None
-        parts = name.split(".")
-        for depth in range(len(parts)):
-            part = ".".join(parts[: depth + 1])
-            spec = getattr(sys.modules.get(part), "__spec__", None) or _find_spec(part, path)
-            if spec is None:
-                return None
-            path = getattr(sys.modules.get(part), "__path__", spec.submodule_search_locations)
-            if path is None and depth + 1 < len(parts):
-                return None
-    if spec is None or not spec.has_location:
-        return "" if spec is not None and spec.submodule_search_locations is not None else None
-    origin = spec.origin or ""
-    return os.path.realpath(origin) if origin.endswith((".py", *EXTENSION_SUFFIXES)) else origin
-
-
-def _find_spec(name: str, path: Any) -> ModuleSpec | None:
-    """Return the spec of a module that is not imported; projects that are installed as editable have finders of their own."""
-    for finder in sys.meta_path:
-        with suppress(Exception):  # they are of any package
-            spec = finder.find_spec(name, path)
-            if spec is not None:
-                return spec
-    return None
-
-
-@functools.cache
-def _is_of_python(top: str) -> bool:
-    """Return True for modules of Python itself, but not for one of the user's that has the name of one of these."""
-    if top in sys.builtin_module_names:
-        return True
-    if top not in sys.stdlib_module_names:
-        return False
-    origin = _origin(top)
-    return not origin or origin.startswith(folders_of("stdlib", "platstdlib")) or not os.path.isfile(origin)

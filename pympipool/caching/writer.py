@@ -198,7 +198,7 @@ class Writer:
         """Yield the results of futures. When the next one is asked for, the file of a large one is written."""
         version_of_files(now=True)  # look for changes
         for entry in ended:
-            changed = changed_since(entry.modules, entry.version)
+            changed = "" if entry.version == UNKNOWN else changed_since(entry.modules, entry.version)
             if changed and entry.function_name not in self.unkept:
                 LOGGER.warning(
                     "results of %s() are not cached: the module %s has changed meanwhile", entry.function_name, changed

@@ -92,6 +92,81 @@ def test_edits_before_the_first_digest_are_seen(folder):
     assert key(importlib.import_module("still_to_come").f)
 
 
+@pytest.mark.parametrize("way", ["another file", "an edit", "a revert"])
+def test_edits_are_seen_after_others(folder, way):
+    """A worker of the second executor may have imported the module before its last edit, which no key was made after."""
+    path, other = folder / "changing_often.py", folder / "changing_beside.py"
+    for one in (path, other):
+        write(one, "def f(x):\n    return 1\n")
+    function, beside = (importlib.import_module(one.stem).f for one in (path, other))
+    first = key(function), key(beside)
+    edited = other if way == "another file" else path
+    edited.write_text("def f(x):\n    return 22\n")
+    modules.version_of_files(now=True)
+    keys = Keys()
+    path.write_text(f"def f(x):\n    return {1 if way == 'a revert' else 333}\n")
+    with pytest.raises(UnhashableError, match="changing_often, which has changed since the executor was made"):
+        key(function, keys)
+    assert (key(function) == first[0]) == (way == "a revert")
+
+
+def test_touched_files_are_the_same(folder):
+    path = folder / "changing_never.py"
+    write(path, "def f(x):\n    return 1\n")
+    import changing_never
+
+    keys = Keys()
+    first = key(changing_never.f, keys)
+    version = modules.version_of_files()
+    os.utime(path, (1, 1))
+    assert key(changing_never.f, keys) == first
+    assert modules.version_of_files() > version
+    path.unlink()
+    with pytest.raises(UnhashableError, match="changing_never, whose file cannot be read"):
+        key(changing_never.f, keys)
+    write(path, "def f(x):\n    return 22\n")
+    with pytest.raises(UnhashableError, match="changing_never, which has changed"):
+        key(changing_never.f, keys)
+
+
+def test_edits_of_what_workers_begin_with_are_seen(folder):
+    write(folder / "beginning.py", "def begin():\n    return 1\n")
+    import beginning
+
+    keys = Keys([(beginning.begin, ())])
+    assert key(abs, keys) == key(abs, keys)
+    write(folder / "beginning.py", "def begin():\n    return 22\n")
+    modules.version_of_files(now=True)
+    for _ in range(2):
+        with pytest.raises(UnhashableError, match="beginning, which has changed since the executor was made"):
+            key(abs, keys)
+    assert key(abs, Keys([(beginning.begin, ())]))
+
+
+def test_what_is_just_being_replaced_has_changed(folder, monkeypatch):
+    write(folder / "replaced.py", "def f(x):\n    return 1\n")
+    import replaced
+
+    key(replaced.f)
+    version = modules.version_now()
+    (folder / "replaced.py").write_text("def f(x):\n    return 22\n")
+    monkeypatch.setattr(modules._Modules, "_read", lambda *_: {}["an installer is at work"])
+    assert modules.version_of_files(now=True) > version
+    assert modules.changed_since(["replaced"], version) == "replaced"
+
+
+def test_reading_modules_repeats_no_warnings(folder):
+    for name in ("first", "second"):
+        write(folder / f"read_{name}.py", "def f(x):\n    return 1\n")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for name in ("first", "second"):
+            key(importlib.import_module(f"read_{name}").f)
+            warnings.warn_explicit("once", UserWarning, "script.py", 1, registry=vars(modules).setdefault("_shown", {}))
+    del modules._shown
+    assert len(shown) == 1
+
+
 @pytest.mark.parametrize("text", [r'"\d"', "1 is 1"])
 def test_modules_with_warnings_have_their_imports(folder, text):
     write(folder / "imported_too.py", "VALUE = 1\n")
@@ -459,7 +534,9 @@ def test_only_edits_that_count_drop_results(folder, monkeypatch, caplog):
 def install(folder, monkeypatch):
     """Install a package, with these lines in the list of its files."""
     site = folder / "site"
-    monkeypatch.setattr(modules, "installed_folders", lambda: (f"{site}/",))
+    monkeypatch.setattr(modules, "_LOADED_NS", time.time_ns() + 10**12)
+    for module in (modules, installed):
+        monkeypatch.setattr(module, "installed_folders", lambda: (f"{site}/",))
     monkeypatch.syspath_prepend(str(site))
 
     def install(*record, version="1.0", name="made_package"):
@@ -503,6 +580,16 @@ def test_older_executors_do_not_take_new_installations(install):
         key(made_package.f, Keys(runs_here=True))
 
 
+def test_serial_calls_do_not_take_later_installations(install, monkeypatch):
+    monkeypatch.setattr(modules, "_LOADED_NS", 0)
+    install("made_package.py,sha256=aaaa,30")
+    import made_package
+
+    with pytest.raises(UnhashableError, match=r"made_package, installed, .* may have what it was"):
+        key(made_package.f, Keys(runs_here=True))
+    assert key(made_package.f)
+
+
 def test_arrays_count_with_the_numpy_that_is_installed(monkeypatch):
     def digests(version):
         monkeypatch.setattr(modules, "_modules", modules._Modules())
@@ -538,14 +625,16 @@ def test_a_namespace_may_be_installed_in_part(folder, install, monkeypatch):
     assert len({first, second, key(app.f)}) == 3
 
 
-def test_packages_count_that_an_installed_one_requires(folder, install):
+def test_packages_count_that_an_installed_one_requires(folder, install, monkeypatch):
     def require(name, *requirements, version="1.0"):
         information = folder / "site" / f"{name}-1.0.dist-info"
         lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"]
         write(information / "METADATA", "".join([*lines, *map("Requires-Dist: {}\n".format, requirements)]))
 
     def found(*, of_extra, deeper):
-        require("made_package", "Made_middle>=1; python_version > '3'", "absent", "made_extra ; extra == 'all'")
+        require(
+            "made_package", "Made_middle>=1; python_version > '3'", "absent", "made_extra ; extra == 'all'", "damaged"
+        )
         require("made_middle", "made.deeper (>=1)", "made_package")
         require("made_deeper", version=deeper)
         require("made_extra", version=of_extra)
@@ -553,8 +642,14 @@ def test_packages_count_that_an_installed_one_requires(folder, install):
         return installed.installation_of("made_package").content
 
     install()
+    (folder / "site" / "damaged-1.0.dist-info").mkdir()  # an installer was interrupted
     first = found(of_extra="1.0", deeper="1.0")
     assert found(of_extra="2.0", deeper="1.0") == first != found(of_extra="1.0", deeper="2.0")
+    for name in ("absent", "made_deeper"):  # brought by another package for itself, or beside the script
+        write(folder / "vendor" / "METADATA", "")
+        write(folder / "vendor" / f"{name}-9.0.dist-info" / "METADATA", f"Name: {name}\nVersion: 9.0\n")
+    monkeypatch.syspath_prepend(str(folder / "vendor"))
+    assert found(of_extra="1.0", deeper="1.0") == first
 
 
 def test_what_differs_between_machines_makes_no_other_package(install):

@@ -6,6 +6,8 @@ import time
 import pytest
 
 from pympipool.caching import writer as writers
+from pympipool.caching.entries import UnwrittenEntry
+from pympipool.caching.inputs import UNKNOWN
 from pympipool.caching.store import Store
 from pympipool.caching.writer import Writer
 
@@ -62,3 +64,13 @@ def test_results_of_a_pause_are_written_together(writer, monkeypatch):
         time.sleep(0.001)  # so that the thread begins its pause
     writer.flush()
     assert rounds == [20]
+
+
+def test_unknown_versions_name_no_module(writer, caplog, monkeypatch):
+    monkeypatch.setattr(writers, "changed_since", lambda *_: "numpy")
+    entries = [UnwrittenEntry(b"key", f"f{version}", version, (), writer._store) for version in (UNKNOWN, 1)]
+    assert list(writer._results(entries)) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "results of f1() are not cached: the module numpy has changed meanwhile"
+    ]
+    assert writer.unkept == {"f-1", "f1"}
