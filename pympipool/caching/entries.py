@@ -2,8 +2,7 @@
 
     UnwrittenEntry   a call that runs, or has ended: its result will be written
     UnwrittenBatch   the same for the calls of a map that were sent together
-    StoredEntry      a call that was answered from disk
-    PendingEntry     a detached call, whose job writes its result
+    StoredEntry      a call that was answered from disk; or a detached one, whose result another process writes
 
 A user may change an array in place as soon as the result is read. Its buffers may be those that are about to be written. So as
 long as they are not, the user gets a copy of them.
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Entry",
-    "PendingEntry",
     "StoredEntry",
     "Unwritten",
     "UnwrittenBatch",
@@ -223,24 +221,24 @@ class UnwrittenBatch(Unwritten):
 
 
 class StoredEntry:
-    """The entry of a call that was answered.
+    """The entry of a call that was answered, or of one whose result another process will write.
 
     Args:
         key: The key of the call.
-        store: Where its result is.
+        store: Where its result is, or will be.
         size_bytes: The size of the file of a large result.
     """
 
-    __slots__ = ("_size_bytes", "_store", "key")
+    __slots__ = ("_store", "key", "size_bytes")
 
     is_shared = False  # such results are not stored
     version = sys.maxsize
     modules: frozenset[str] = frozenset()
 
-    def __init__(self, key: bytes, store: Store, size_bytes: int) -> None:
+    def __init__(self, key: bytes, store: Store, size_bytes: int = 0) -> None:
         self.key = key
         self._store = store
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
 
     def unchanged_parts(self) -> list[Any] | None:
         """Return the parts of the result, as of `UnwrittenEntry`."""
@@ -255,37 +253,13 @@ class StoredEntry:
         if parts is not self:  # a small result
             return parts
         try:
-            return self._store.files.read(self.key, self._size_bytes)
+            return self._store.files.read(self.key, self.size_bytes)
         except (OSError, ValueError) as error:
             if isinstance(error, (FileNotFoundError, ValueError)):
-                self._store.remove_damaged(self.key, self._size_bytes)
+                self._store.remove_damaged(self.key, self.size_bytes)
             raise CacheError(
                 f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read: {error}. Submit the call again"
             ) from error
-
-
-class PendingEntry:
-    """The entry of a call whose result another process will write.
-
-    Args:
-        key: The key of the call.
-    """
-
-    __slots__ = ("key",)
-
-    is_shared = False
-    version = sys.maxsize
-    modules: frozenset[str] = frozenset()
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-
-    def unchanged_parts(self) -> None:
-        """Return None: the result is that of another process."""
-
-    def take(self, parts: Any, is_value: bool) -> Any:
-        """Return the parts of the result."""
-        return parts
 
 
 def returned_values(store: Store, *, copies: bool = False) -> ReturnedValues:
@@ -298,7 +272,7 @@ def returned_values(store: Store, *, copies: bool = False) -> ReturnedValues:
     return ReturnedValues(lambda entry: entry.unchanged_parts() or stored_parts(store, entry.key), copies=copies)
 
 
-Entry: TypeAlias = "UnwrittenEntry | StoredEntry | PendingEntry"
+Entry: TypeAlias = "UnwrittenEntry | StoredEntry"
 
 
 class _Loader(CompletionSource):
@@ -334,18 +308,20 @@ def stored_future(key: bytes, store: Store, found: bytes | int) -> Future[Any]:
         found: What `Store.find` has returned.
     """
     future: Future[Any] = Future()
-    answer(future, key, store, found)
+    future.cache_entry = StoredEntry(key, store)
+    answer(future, future.cache_entry, found)
     return future
 
 
-def answer(future: Future[Any], key: bytes, store: Store, found: bytes | int) -> None:
+def answer(future: Future[Any], entry: StoredEntry, found: bytes | int) -> None:
     """End a future with a stored result, which is read when it is asked for, or with a stored exception.
 
     Args:
+        entry: That of the future. It stays the same one: keys tell which items are of one result.
         found: What `Store.find` has returned.
     """
-    entry = StoredEntry(key, store, found if isinstance(found, int) else 0)
-    future.cache_entry = entry
+    if isinstance(found, int):
+        entry.size_bytes = found
     if isinstance(found, bytes) and is_raised([found]):
         try:
             load_parts([found])

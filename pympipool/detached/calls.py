@@ -30,6 +30,9 @@ LATE_S = 60.0
 LATE_PAUSE_S = 0.2
 """Pause between two looks for it."""
 
+CONTAINERS = (list, tuple, dict)
+"""Types whose items are objects of their own. Those of an array, for example, are views of it, which a pickle makes copies."""
+
 
 def dump_detached(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Pickle a call, all of whose futures have keys. What it refers to may change afterwards.
@@ -68,11 +71,14 @@ class Inputs:
         return inputs_from(self._find_origin)
 
     def _find_origin(self, place: tuple[int | None, bytes, tuple[Any, ...]]) -> Any:
-        """Return the result of a call, or an item of it. Items of one result share what they have shared in it."""
+        """Return the result of a call, or an item of it. Items of one result share what a pickle of them would share."""
         number, key, origin = place
         value = self._loaded[number] if number in self._loaded else self.load(key)
-        if number is not None:
+        is_view = len(origin) > 1 and not isinstance(select(value, origin[:1]), CONTAINERS)
+        if number is not None and not is_view:
             self._loaded[number] = value
+        elif number in self._loaded:
+            value = self.load(key)
         return select(value, origin)
 
     def load(self, key: bytes) -> Any:

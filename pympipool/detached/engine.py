@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.reprs import callable_name, safe_repr
-from pympipool.caching.entries import PendingEntry, stored_future
+from pympipool.caching.entries import StoredEntry, stored_future
 from pympipool.caching.keys import Keys, key_of_name
 from pympipool.caching.store import Store
 from pympipool.caching.values import KeylessFutureError, UnhashableError
@@ -60,7 +60,7 @@ class DetachedEngine(WorkerlessEngine):
     def __init__(self, options: Options, scheduler: str, cores: int, owner: object) -> None:
         self.resolve_dependencies = not options.disable_dependencies
         self._pid = os.getpid()
-        self._keys = Keys(None, takes_futures=self.resolve_dependencies)
+        self._keys = Keys(takes_futures=self.resolve_dependencies, has_workers=False)
         self._store = Store(options.cache_directory or "")
         self._root = os.path.join(self._store.path, "detached")
         os.makedirs(self._root, 0o700, exist_ok=True)
@@ -146,7 +146,7 @@ class DetachedEngine(WorkerlessEngine):
                 f"the call of {callable_name(fn)}() gets shared data, which end with the script: pass a copy"
             )
         future = DetachedFuture(self._watcher)
-        future.cache_entry = PendingEntry(key)
+        future.cache_entry = StoredEntry(key, self._store)
         call = Call(key, callable_name(fn), _describe(args, kwargs, resources), parts, inputs, resources, future)
         future.on_cancelled = lambda: self._watcher.cancel(call)
         return future, call

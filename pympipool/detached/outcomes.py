@@ -67,7 +67,7 @@ def answer_from_cache(store: Store, call: Call, parts: list[Any] | None = None) 
     found = store.find(call.key)
     if found is not None:
         with suppress(InvalidStateError):  # it was cancelled just now
-            answer(call.future, call.key, store, found)
+            answer(call.future, call.future.cache_entry, found)
         return True
     if parts is None:
         return False

@@ -1,9 +1,11 @@
 """What a detached call takes from its script at the moment of `submit`."""
 
+import importlib
 import os
 
 import pytest
 
+from pympipool.caching import modules
 from support.calls import square
 from support.waiting import wait_until
 
@@ -49,3 +51,15 @@ def test_a_removed_folder_is_named(exe, scheduler, tmp_path, monkeypatch):
     (tmp_path / "gone").rmdir()
     with pytest.raises(FileNotFoundError, match="change to another one"):
         exe.submit(square, 3)
+
+
+def test_modules_count_as_they_are_now(exe, scheduler, tmp_path, monkeypatch):
+    """A job imports them when it starts, whatever they were when the executor was made."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "written_late.py").write_text("def f(x):\n    return 1\n")
+    late = importlib.import_module("written_late")
+    keys = [exe.submit(late.f, 1).cache_entry.key]
+    (tmp_path / "written_late.py").write_text("def f(x):\n    return 22\n")
+    modules.version_of_files(now=True)
+    keys.append(exe.submit(late.f, 1).cache_entry.key)
+    assert keys[0] != keys[1]

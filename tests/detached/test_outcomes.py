@@ -2,6 +2,8 @@
 
 import pytest
 
+from pympipool import get_item_from_future
+from pympipool.caching.values import digest_of
 from pympipool.detached import outcomes
 from pympipool.detached.futures import DetachedFuture
 from pympipool.errors import JobError
@@ -50,3 +52,13 @@ def test_unpickling_must_not_end_the_thread(exe, scheduler, monkeypatch):
     for future in (raised, returned):
         with pytest.raises(JobError, match="cannot be unpickled in this script: SystemExit: 9"):
             future.result(60)
+
+
+def test_items_are_known_as_before_by_keys(exe, scheduler):
+    future, call = exe._engine._prepare(square, (3,), {}, exe._resources, None)
+    before, also = [get_item_from_future(future, 0) for _ in range(2)]
+    exe._engine._store.write([(call.key, [pickled([[9], [9]])], "square", "3", 1)])
+    assert outcomes.answer_from_cache(exe._engine._store, call)
+    assert future.result(60) == [[9], [9]]
+    after = get_item_from_future(future, 0)
+    assert digest_of(before, after) == digest_of(before, also)
