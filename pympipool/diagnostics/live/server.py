@@ -222,6 +222,7 @@ class Server(ThreadingTCPServer):
         self._close_sockets()
 
     def _close_sockets(self) -> None:
+        self._end(self.socket)  # also where a child that was forked a moment ago has not closed its copy yet
         self.server_close()
         for connection in list(self._connections):
             self._end(connection)
@@ -230,7 +231,7 @@ class Server(ThreadingTCPServer):
 
     def _end(self, connection: socket.socket) -> None:
         self._connections.pop(connection, None)
-        with suppress(OSError):  # its thread has closed it
+        with suppress(OSError):  # its thread has closed it; or, on macOS, it listens
             connection.shutdown(socket.SHUT_RDWR)
 
     def _without_secret(self) -> list[tuple[socket.socket, float]]:

@@ -348,12 +348,14 @@ def test_forked_child_does_not_keep_the_port():
             os.read(reader, 1)
             os._exit(0)
         os.close(reader)
-        assert answers(dashboard)
-        dashboard.close()
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", urlsplit(dashboard.url).port), LIMIT_S)
-        os.close(writer)
-        os.waitpid(child, 0)
+        try:
+            assert answers(dashboard)
+            dashboard.close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", urlsplit(dashboard.url).port), LIMIT_S).close()
+        finally:
+            os.close(writer)
+            os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("last", ["", "exe.shutdown()", "raise SystemExit(0)"])
