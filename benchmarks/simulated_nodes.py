@@ -38,7 +38,7 @@ from pympipool.transport.frames import KEY_BYTES, RUNNING, STATUS, decode_body, 
 from pympipool.transport.host_stream import DATA, MESSAGES, RECALLS, REQUEST
 from pympipool.transport.tcp.agent_stream import Frame
 from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, RECALLED, RESUME, Message, MessageParser, encode_head
-from pympipool.worker.agent import AgentConnection
+from pympipool.worker.agent_connection import AgentConnection
 
 NODES, WORKERS, CALL_S, LATENCY_S = "SIMULATED_NODES", "SIMULATED_WORKERS", "SIMULATED_CALL_S", "SIMULATED_LATENCY_S"
 NONE = dump(None, "the result")

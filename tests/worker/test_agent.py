@@ -17,7 +17,7 @@ from pympipool.backends.spawner import LaunchRequest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp.handshake import receive_token, server_context, server_handshake, server_socket
 from pympipool.transport.tcp.stream import AGENT
-from pympipool.worker import agent
+from pympipool.worker import agent_connection
 from transport.connections import LIMIT_S, reset
 
 pytestmark = pytest.mark.timeout(60)
@@ -150,10 +150,10 @@ def config_for(*addresses):
 
 
 def test_relay_that_does_not_answer_is_given_up(relay, monkeypatch):
-    monkeypatch.setattr(agent, "HANDSHAKE_TIMEOUT_S", 0.1, raising=False)
+    monkeypatch.setattr(agent_connection, "HANDSHAKE_TIMEOUT_S", 0.1)
     thread = accept_in_thread(relay, answers=False)
     with pytest.raises(TimeoutError):
-        agent.AgentConnection(config_for(relay.address), {})
+        agent_connection.AgentConnection(config_for(relay.address), {})
     thread.join(LIMIT_S)
     ((stream, keepalive, _),) = relay.agents
     keepalive.settimeout(LIMIT_S)
@@ -168,7 +168,7 @@ def test_only_working_address_is_tried_again(relay):
         refusing = f"127.0.0.1:{unused.getsockname()[1]}"
         config = config_for(refusing, relay.address)
         thread = accept_in_thread(relay)
-        connection = agent.AgentConnection(config, {})
+        connection = agent_connection.AgentConnection(config, {})
         thread.join(LIMIT_S)
     assert config.tcp_addresses == (relay.address,)
     connection.frames.detach()
