@@ -28,6 +28,7 @@ class World(NamedTuple):
 
     ranks: int
     launcher: str
+    connect_timeout_s: float = 60.0
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ the same place on all ranks. Otherwise it exits and is replaced: see `ranks_dive
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import os
 import sys
@@ -54,12 +55,17 @@ if TYPE_CHECKING:
         def ranks(self) -> int: ...
         @property
         def launcher(self) -> str: ...
+        @property
+        def connect_timeout_s(self) -> float: ...
 
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
 """Environment variables in which launchers give a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
+
+MPI_INIT_TIMEOUTS = 5
+"""How many times as long as the ranks may take to connect they may take to find each other by MPI afterwards."""
 
 
 def run(config: WorkerConfig, control: Control) -> None:
@@ -165,9 +171,20 @@ def launched_rank(environ: Mapping[str, str]) -> int | None:
 def join_world(config: LaunchedRanks, rank: int) -> MPI.Intracomm:
     """Initialize MPI, check that the ranks have found each other, and return the communicator of all ranks.
 
+    If that takes too long, the process ends with its stack on stderr: a launcher that has lost a message of a rank lets all
+    of them wait for ever. MPI may hold the GIL meanwhile, so that no thread of Python could see to it.
+
     Raises:
         WorkerStartError: mpi4py is missing, or belongs to another MPI than the launcher.
     """
+    faulthandler.dump_traceback_later(config.connect_timeout_s * MPI_INIT_TIMEOUTS, exit=True, file=2)
+    try:
+        return _join_world(config, rank)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _join_world(config: LaunchedRanks, rank: int) -> MPI.Intracomm:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

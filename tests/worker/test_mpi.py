@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,6 +40,21 @@ def whoami(x):
 
 # Pickled by value, as functions of a notebook are: the workers do not import this module.
 cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["rank"]))
+
+
+# ---- start ----
+
+
+def test_ranks_that_never_find_each_other_end(tmp_path):
+    """As if the launcher had lost a message of another rank: MPI waits, and holds the GIL."""
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").touch()
+    (tmp_path / "mpi4py" / "MPI.py").write_text("import ctypes\nctypes.PyDLL(None).sleep(1000)\n")
+    source = "from pympipool.detached.rank import World\nfrom pympipool.worker.mpi import join_world\njoin_world(World(2, '', 0.1), 0)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.returncode == 1
+    assert "join_world" in ended.stderr
 
 
 # ---- calls ----
