@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
+from pympipool._util.subprocesses import run
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
@@ -50,9 +50,10 @@ def test_ranks_that_never_find_each_other_end(tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").touch()
     (tmp_path / "mpi4py" / "MPI.py").write_text("import ctypes\nctypes.PyDLL(None).sleep(1000)\n")
-    source = "from pympipool.detached.rank import World\nfrom pympipool.worker.mpi import join_world\njoin_world(World(2, '', 0.1), 0)"
+    imports = "from pympipool.detached.rank import World; from pympipool.worker.mpi import join_world"
+    source = f"{imports}; join_world(World(2, '', connect_timeout_s=0.1), 0)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    ended = run([sys.executable, "-c", source], env=environment, timeout=LIMIT_S)
     assert ended.returncode == 1
     assert "join_world" in ended.stderr
 
