@@ -1,11 +1,15 @@
 """The user's functions that run at the start of a worker, as they are sent there: `initializer` and `init_function`.
 
+    pickles ── large parts ──► shared memory, once for all workers of a host
+            └─ the rest, with the keys of these ──► settings of each worker
+
 The worker runs them in `pympipool.worker.initializer`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import SerializationError
@@ -17,9 +21,15 @@ from pympipool.serialization.payload import dump, dump_for_start
 if TYPE_CHECKING:
     from pympipool._options import Options
 
+LOGGER = logging.getLogger("pympipool.pool")
+
 INIT_FUNCTION_MAX_BYTES = 60 << 20
-"""Size limit of a pickled init_function and an initializer with its arguments, together. They are sent in a frame of the control
-connection, with other settings."""
+"""Size limit of a pickled init_function and an initializer with its arguments, together, but for what lies in shared memory. They
+are sent in a frame of the control connection, with other settings."""
+
+SHARED_MIN_BYTES = 1 << 20
+"""Size from which a part of them lies in shared memory. It takes a descriptor, and each worker asks for it, which takes as long as
+to receive half of that."""
 
 
 def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, Any]:
@@ -38,6 +48,11 @@ def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, An
     inheritance = Inheritance(options.initargs) if inherits and options.initargs else None
     initializer = pickled_initializer(options.initializer, options.initargs, inheritance)
     init_function = pickled_init_function(options.init_function, options.block_allocation)
+    kept = shared_objects([one for one in (initializer and initializer[0], init_function) if one is not None])
+    if initializer is not None:
+        initializer = _with_shared_parts(initializer, kept)
+    if init_function is not None:
+        (init_function,) = _with_shared_parts([init_function], kept)
     sizes = {
         f"initializer {options.initializer!r} with its initargs": sum(map(len, initializer or ())),
         f"init_function {options.init_function!r} with all it refers to": len(init_function or b""),
@@ -49,8 +64,28 @@ def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, An
         "initializer": initializer,
         "inheritance": inheritance,
         "init_function": init_function,
-        "shared": shared_objects([one for one in (initializer and initializer[0], init_function) if one is not None]),
+        "shared": kept,
     }
+
+
+def _with_shared_parts(parts: list[bytes], kept: list[Any]) -> list[bytes]:
+    """Return a pickle whose large parts lie in shared memory, if there is room for them.
+
+    Args:
+        parts: The pickle.
+        kept: Gets what must be kept as long as the pickle is used.
+    """
+    if all(len(part) < SHARED_MIN_BYTES for part in parts):
+        return parts
+    from pympipool.serialization.memory_copies import replace_large
+
+    try:
+        replaced, copies = replace_large(parts, SHARED_MIN_BYTES)
+    except (MemoryError, OSError) as error:  # no descriptor is free, for example
+        LOGGER.warning("the initializer or init_function is sent to each worker, since it cannot be shared: %s", error)
+        return parts
+    kept += copies
+    return list(map(bytes, replaced))
 
 
 def pickled_initializer(

@@ -12,6 +12,7 @@ from typing import Any
 
 from pympipool._core.private_copies import Usage, own_copy
 from pympipool._util.cmodules import pickle
+from pympipool.serialization.plain import dump_plain
 from pympipool.serialization.shared import load, store
 
 __all__ = ["MemoryCopy", "PickledWithCopies", "load_copy", "load_with_copies"]
@@ -39,6 +40,18 @@ class MemoryCopy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_copy, (self._object.key,)
+
+
+def replace_large(parts: Sequence[Any], size_bytes: int) -> tuple[list[Any], list[Any]]:
+    """Return a pickled value with copies in place of the parts of so many bytes and more, and these copies.
+
+    The copies must be kept as long as what this returns is used.
+
+    Raises:
+        MemoryError, OSError: There is no room for a copy.
+    """
+    replaced = [MemoryCopy(part) if memoryview(part).nbytes >= size_bytes else part for part in parts]
+    return dump_plain(PickledWithCopies(replaced)), [part for part in replaced if type(part) is MemoryCopy]
 
 
 class _Use:

@@ -1,5 +1,6 @@
 """`initializer` and what goes with it in the standard library, and the id of the worker, with and without block allocation."""
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -13,6 +14,7 @@ from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import SerializationError
 from pympipool.pool import start_functions
+from pympipool.serialization import memory_copies
 from support.calls import hold
 from support.loopback_tcp import LoopbackTcpBackend
 from support.scripts import run_script
@@ -31,6 +33,15 @@ def seen():
 def append_pid(path):
     with open(path, "a") as file:
         file.write(f"{os.getpid()}\n")
+
+
+def note_and_write(array):
+    array[0] += 1
+    SEEN.append(array)
+
+
+def no_room(parts):
+    raise OSError(errno.EMFILE, "no descriptor is free")
 
 
 def refuse(reason):
@@ -162,6 +173,24 @@ def test_start_functions_too_large_together_are_refused(monkeypatch):
         Executor(block_allocation=True, initializer=note, initargs=(large,), init_function=lambda: {"x": large})
 
 
+def test_large_data_lie_in_shared_memory(start, monkeypatch):
+    """They may be larger than a frame, and each worker may write its own."""
+    monkeypatch.setattr(start_functions, "INIT_FUNCTION_MAX_BYTES", 1 << 20)
+    zeros = np.zeros(1 << 18)
+    with start(max_workers=2, initializer=note_and_write, initargs=(zeros,)) as exe:
+        for _ in range(4):
+            (found,), _ = exe.submit(seen).result()
+            assert (len(found), found.sum()) == (len(zeros), 1)
+    assert not zeros.any()
+
+
+def test_large_data_are_sent_without_room_to_share(monkeypatch, caplog):
+    monkeypatch.setattr(memory_copies, "store", no_room)
+    with Executor(max_workers=1, block_allocation=True, initializer=note, initargs=(bytes(2 << 20),)) as exe:
+        assert len(exe.submit(seen).result()[0][0]) == 2 << 20
+    assert "is sent to each worker, since it cannot be shared" in caplog.text
+
+
 @pytest.mark.parametrize("block_allocation", [True, False])
 def test_serial_backend_runs_it_once(block_allocation):
     SEEN.clear()
@@ -184,7 +213,6 @@ def test_serial_backend_runs_it_once(block_allocation):
             SerializationError,
             "the initializer and its arguments",
         ),
-        ({"initializer": note, "initargs": (bytes(61 << 20),)}, ValueError, "let it load the data itself"),
         ({"thread_name_prefix": 5}, TypeError, "thread_name_prefix is 5"),
         ({"mp_context": "thread"}, ValueError, "mp_context is 'thread'; it can be 'spawn', 'forkserver', 'fork'"),
         ({"mp_context": 5}, TypeError, "mp_context is 5; it must be a context of multiprocessing"),
