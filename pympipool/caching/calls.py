@@ -22,8 +22,9 @@ from pympipool.caching.inputs import UNKNOWN, is_changed
 from pympipool.caching.keys import Keys, is_plain, key_of_name
 from pympipool.caching.maps import Answers
 from pympipool.caching.modules import version_now
+from pympipool.caching.scopes import Seen
 from pympipool.caching.store import Store
-from pympipool.caching.values import KeylessFutureError, Seen, UnhashableError
+from pympipool.caching.values import KeylessFutureError, UnhashableError
 from pympipool.caching.writer import Writer
 from pympipool.errors import CacheWarning, SerializationError
 from pympipool.serialization import payload

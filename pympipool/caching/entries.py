@@ -52,7 +52,7 @@ class Unwritten(Post):
             their keys say.
 
     Attributes:
-        modules: The names of the modules that the keys tell (see `values.Seen`).
+        modules: The names of the modules that the keys tell (see `scopes.Seen`).
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
 from pympipool.caching.modules import changed_since, version_now, version_of_files
-from pympipool.caching.values import DIGEST_BYTES, Hasher, Scope, Seen, UnhashableError, digest_of, guarded
+from pympipool.caching.scopes import Scope, Seen
+from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError, digest_of, guarded
 from pympipool.serialization.analysis import Analysis
 
 if TYPE_CHECKING:

@@ -57,10 +57,8 @@ def reduce_skeleton(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             return reduced
         make, arguments, state, _, _, set_state = reduced
     metaclass, name, bases, namespace, class_id, more = arguments
-    if bases == (dict,) and typing.is_typeddict(
-        kind
-    ):  # before 3.12 it does not keep the base classes that it was given
-        bases = (typing.TypedDict,)
+    if bases == (dict,) and typing.is_typeddict(kind):
+        bases = (typing.TypedDict,)  # before 3.12 it does not keep the base classes that it was given
     slots = vars(kind).get("__slots__")
     if slots is not None and typing.NamedTuple not in bases:  # a named tuple forbids to set them
         namespace = {**namespace, "__slots__": slots if isinstance(slots, (str, dict)) else tuple(slots)}

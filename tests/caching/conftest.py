@@ -2,9 +2,12 @@
 
 import sys
 
+import cloudpickle
 import pytest
 
 from pympipool import Executor
+from pympipool.caching import modules
+from pympipool.serialization import reloads
 
 
 @pytest.fixture
@@ -42,3 +45,21 @@ def ran(tmp_path):
 def without_pandas(monkeypatch):
     """Let `get_cache_data` return lists: other tests may have imported pandas."""
     monkeypatch.delitem(sys.modules, "pandas", raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder from which modules are imported; they are forgotten after the test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(modules, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(modules, "_modules", modules._Modules())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    registered = cloudpickle.list_registry_pickle_by_value()
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+        reloads.SPECS.pop(name, None)
+        reloads._versions.pop(name, None)
+    for name in cloudpickle.list_registry_pickle_by_value() - registered:
+        cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard(name)
