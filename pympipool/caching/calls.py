@@ -18,7 +18,7 @@ from pympipool._util.reprs import callable_name, safe_repr
 from pympipool._util.user_warnings import warn_user
 from pympipool.caching.entries import UnwrittenEntry, returned_values, stored_future
 from pympipool.caching.exceptions import raised
-from pympipool.caching.inputs import UNKNOWN, is_changed
+from pympipool.caching.inputs import UNKNOWN, LastLoaded, is_changed
 from pympipool.caching.keys import Keys, is_plain, key_of_name
 from pympipool.caching.maps import Answers
 from pympipool.caching.modules import version_now
@@ -88,6 +88,7 @@ class CachedCalls:
         self._engine = engine
         self._keys: Keys | None = None
         self._warned: set[str] = set()
+        self._last = LastLoaded()
         try:
             self._keys = Keys(start, takes_futures=engine.resolve_dependencies, runs_here=not engine.has_workers)
         except UnhashableError as error:
@@ -134,7 +135,7 @@ class CachedCalls:
         else:
             version = sys.maxsize
         name, exceptions = callable_name(fn), resources.cache_exceptions
-        entry = UnwrittenEntry(key, name, version, description, self._store, inputs or (), exceptions)
+        entry = UnwrittenEntry(key, name, version, description, self._store, self._last, inputs or (), exceptions)
         entry.modules = seen.modules
         future = self._engine.submit(fn, args, kwargs, resources, entry)
         if not self._engine.has_workers:
@@ -148,7 +149,7 @@ class CachedCalls:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return arguments with those results in the place of their futures that the user has read and changed."""
-        returned = returned_values(self._store)
+        returned = returned_values(self._store, self._last)
         changed = {id(one): one for one in find_futures(args, kwargs) if is_changed(one, returned)}
         if not changed:
             return args, kwargs

@@ -19,7 +19,7 @@ from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Post
 from pympipool.caching.exceptions import is_raised, load_parts
 from pympipool.caching.file_format import left_in
-from pympipool.caching.inputs import InputResults, ReturnedValues, stored_parts
+from pympipool.caching.inputs import InputResults, LastLoaded, ReturnedValues, stored_parts
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
@@ -62,6 +62,7 @@ class Unwritten(Post):
     """
 
     __slots__ = (
+        "__weakref__",
         "function_name",
         "future",
         "is_passed_on",
@@ -125,11 +126,12 @@ class UnwrittenEntry(Unwritten):
         version: As of `Unwritten`.
         arguments: Describes the arguments: the tuple of them if they are plain, or text.
         store: Gets the result. The worker may leave it in a file of the store's.
+        last: What was unpickled of the results of other calls.
         inputs: The entries of the calls whose results are among the arguments.
         keeps_exception: If the call raises an exception, that is written.
     """
 
-    __slots__ = ("_left_parts", "_store", "arguments", "inputs", "keeps_exception", "key")
+    __slots__ = ("_last", "_left_parts", "_store", "arguments", "inputs", "keeps_exception", "key")
 
     def __init__(
         self,
@@ -138,6 +140,7 @@ class UnwrittenEntry(Unwritten):
         version: int,
         arguments: Any,
         store: Store,
+        last: LastLoaded,
         inputs: Sequence[Entry] = (),
         keeps_exception: bool = False,
     ) -> None:
@@ -147,6 +150,7 @@ class UnwrittenEntry(Unwritten):
         self.inputs = inputs
         self.keeps_exception = keeps_exception
         self._store = store
+        self._last = last
         self._left_parts: list[Any] | None = None  # of a result that is not stored
 
     def take(self, parts: Any, is_value: bool) -> Any:
@@ -187,9 +191,9 @@ class UnwrittenEntry(Unwritten):
         """Return what gives the results of the inputs, as the key says that they were.
 
         Args:
-            copies: As of `ReturnedValues`.
+            copies: They have memory of their own. Else nobody may write to them.
         """
-        return InputResults(self, returned_values(self._store, copies=copies))
+        return InputResults(self, returned_values(self._store, None if copies else self._last))
 
     def finish(self) -> None:
         """Forget the result, and what led to it."""
@@ -229,7 +233,7 @@ class StoredEntry:
         size_bytes: The size of the file of a large result.
     """
 
-    __slots__ = ("_store", "key", "size_bytes")
+    __slots__ = ("__weakref__", "_store", "key", "size_bytes")
 
     is_shared = False  # such results are not stored
     version = sys.maxsize
@@ -262,14 +266,14 @@ class StoredEntry:
             ) from error
 
 
-def returned_values(store: Store, *, copies: bool = False) -> ReturnedValues:
+def returned_values(store: Store, last: LastLoaded | None) -> ReturnedValues:
     """Return the results of other calls as they were returned.
 
     Args:
         store: That of the call that gets them.
-        copies: As of `ReturnedValues`.
+        last: As of `ReturnedValues`.
     """
-    return ReturnedValues(lambda entry: entry.unchanged_parts() or stored_parts(store, entry.key), copies=copies)
+    return ReturnedValues(lambda entry: entry.unchanged_parts() or stored_parts(store, entry.key), last)
 
 
 Entry: TypeAlias = "UnwrittenEntry | StoredEntry"

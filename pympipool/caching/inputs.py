@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from pympipool._core.future import Future
 from pympipool.caching.exceptions import is_raised
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from pympipool.caching.store import Store
 
-__all__ = ["UNKNOWN", "InputResults", "ReturnedValues", "is_changed", "stored_parts"]
+__all__ = ["UNKNOWN", "InputResults", "LastLoaded", "ReturnedValues", "is_changed", "stored_parts"]
 
 UNKNOWN = -1
 """The version of what may have been made from another input than its key says (see `Unwritten`)."""
@@ -36,17 +37,39 @@ COMPARED_BYTES = 1 << 18
 """Bytes that are copied and compared at a time: two views are compared byte by byte, in thirty times the time."""
 
 
+class LastLoaded:
+    """The result that was unpickled last: many calls may get an item of it each. It is kept as long as its entry, for any thread.
+
+    Nobody may write to it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Any]] = {}
+
+    def find(self, entry: Any) -> tuple[Any] | None:
+        """Return the result of an entry, in a tuple; None if another one was unpickled since."""
+        return self._known.get(ref(entry))
+
+    def keep(self, entry: Any, loaded: tuple[Any]) -> None:
+        """Keep the result of an entry in the place of the last one."""
+        before, known = self._known, dict[Any, tuple[Any]]()
+        known[ref(entry, known.pop)] = loaded  # one step of C, as it may run between any two of Python's
+        self._known = known
+        before.clear()  # it refers to itself
+
+
 class ReturnedValues:
     """The results of other calls as they were returned, for one call: each is unpickled once, so its items stay what they share.
 
     Args:
         find: Gets an entry, and returns the parts of its result as it was received; None if they are neither kept nor stored.
-        copies: The values have memory of their own. Else nobody may write to them: they are to be compared, or pickled.
+        last: What other calls have unpickled, if nobody writes to the values: they are to be compared, or pickled. None: they have
+            memory of their own.
     """
 
-    def __init__(self, find: Callable[[Any], list[Any] | None], *, copies: bool = False) -> None:
+    def __init__(self, find: Callable[[Any], list[Any] | None], last: LastLoaded | None) -> None:
         self._find = find
-        self._copies = copies
+        self._last = last
         self._loaded: dict[int, tuple[Any] | None] = {}  # by the ids of the entries
 
     def pass_on(self, entry: Any) -> tuple[Any] | None:
@@ -58,16 +81,24 @@ class ReturnedValues:
         """Return a result, or an item of it, in a tuple; None if it cannot be unpickled, or there is no such item."""
         try:
             if id(entry) not in self._loaded:
-                self._loaded[id(entry)] = self._load(self._find(entry))
+                self._loaded[id(entry)] = self._load(entry)
             loaded = self._loaded[id(entry)]
             return None if loaded is None else (select(loaded[0], origin),)
         except Exception:  # code of classes of the user
             return None
 
-    def _load(self, parts: list[Any] | None) -> tuple[Any] | None:
+    def _load(self, entry: Any) -> tuple[Any] | None:
+        known = None if self._last is None else self._last.find(entry)
+        if known is not None:
+            return known
+        parts = self._find(entry)
         if parts is None:
             return None
-        return (payload.load_copy(parts) if self._copies else payload.load(parts),)
+        if self._last is None:
+            return (payload.load_copy(parts),)
+        loaded = (payload.load(parts),)
+        self._last.keep(entry, loaded)
+        return loaded
 
 
 def is_changed(future: Any, returned: ReturnedValues) -> bool:

@@ -168,7 +168,8 @@ class Store:
         Raises:
             OSError, sqlite3.Error: There is no such file any more, or no room. Then the file stays where it was.
         """
-        os.utime(path)  # else it would be old without a row, for a moment (see `remove_orphans`)
+        with suppress(OSError):  # some file systems have no times; if the file is missing, the next step tells it
+            os.utime(path)  # else it would be old without a row, for a moment (see `remove_orphans`)
         self.files.take(key, path)
         try:
             self.index.write([Row(key, None, 0, size_bytes, boot_id(), function, arguments, time(), run_ns)])

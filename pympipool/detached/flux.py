@@ -16,7 +16,6 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
@@ -52,8 +51,8 @@ SUBMIT_TIMEOUT_S = 300.0
 ELSEWHERE_PAUSE_S = 30.0
 """Seconds in which an instance on another host is not asked again about the same jobs: each question is a login."""
 
-UNREACHED_PAUSE_S, UNREACHED_PAUSE_MAX_S = 10.0, 300.0
-"""The same after that has failed; it doubles each time, up to the second."""
+UNREACHED_PAUSE_S = 10.0
+"""The same after that has failed; it doubles each time, as long as the last answer counts."""
 
 TASKS_MAX = 1000
 """Largest number of jobs of a submission."""
@@ -119,6 +118,9 @@ class FluxScheduler:
         self._instances: dict[str, tuple[str, str]] = {}  # host and URI by the name of the jobs
         self._ended: dict[Job, TaskState] = {}  # these do not change any more
         self._elsewhere: dict[str, _Elsewhere] = {}  # instances on other hosts, by their URIs
+        self._sought_s: dict[
+            str, float
+        ] = {}  # since when the jobs of submissions are looked for that nobody can be asked about
         self._ends_with_script = False
 
     @property
@@ -159,8 +161,17 @@ class FluxScheduler:
             raise WorkerStartError(f"flux refuses a detached job: {error.strerror or error}") from error
 
     def find(self, submission: str) -> str | None:
-        """Return the ids of those jobs of a submission that were submitted before its script was killed."""
-        states = self._in_instances("find", [Job("", NAME + submission)])
+        """Return the ids of those jobs of a submission that were submitted before its script was killed.
+
+        Raises:
+            WorkerStartError: An instance that may have some cannot be asked now.
+        """
+        job = Job("", NAME + submission)
+        states = self._in_instances("find", [job])
+        if job in states and states[job].state is State.UNKNOWN:
+            since_s = self._sought_s.setdefault(submission, monotonic())
+            if monotonic() - since_s <= HUNG_LIMIT_S:  # else they count as gone
+                raise WorkerStartError(f"the jobs of {submission} cannot be looked for: {states[job].words}")
         found = {int(state.words): one.id for one, state in states.items() if one.id}
         known = self._records.submission(submission)
         if not found or known is None:
@@ -210,14 +221,23 @@ class FluxScheduler:
         function: Callable[[Any, Collection[Job]], States] = getattr(flux_jobs, name)
 
         def ask(handle: Any, asked: Collection[Job]) -> tuple[str, States]:
-            return handle.attr_get("local-uri"), function(handle, asked)
+            try:
+                return handle.attr_get("local-uri"), function(handle, asked)
+            except OSError as error:
+                if name == "find":  # it may have them
+                    raise WorkerStartError(f"flux does not tell its jobs: {error.strerror or error}") from error
+                raise
 
         states: States = {}
         elsewhere: dict[tuple[str, str], list[Job]] = {}
         own = ""
         if jobs:
-            with suppress(OSError):  # it has ended
+            try:
                 own, states = self._ask(partial(ask, asked=jobs))
+            except OSError as error:
+                if name == "find" and not isinstance(error, (FileNotFoundError, ConnectionError)):
+                    raise WorkerStartError(f"flux cannot be asked for its jobs: {error.strerror or error}") from error
+                # else it has ended
         for one in set(jobs) - states.keys():
             host, uri = self._instance(one)
             if host and (host != socket.gethostname() or uri != own):
@@ -243,13 +263,15 @@ class FluxScheduler:
         there = flux_elsewhere.ssh_uri(host, uri)
         known = self._elsewhere.setdefault(there, _Elsewhere())
         is_new = not known.error and not known.asked.issuperset(jobs)
-        if name != "look" or is_new or monotonic() >= known.again_s:
+        if name == "cancel" or is_new or monotonic() >= known.again_s:
             try:
                 states = flux_elsewhere.ask(there, name, jobs)
             except WorkerStartError as failure:
                 known.error = str(failure)
-                pause_s = min(UNREACHED_PAUSE_S * 2 ** min(known.failures, 9), UNREACHED_PAUSE_MAX_S)
-                known.again_s, known.failures = monotonic() + pause_s, known.failures + 1
+                now_s = monotonic()
+                left_s = known.seen_s + HUNG_LIMIT_S - now_s  # then jobs fail within some seconds: it is asked before
+                pause_s = min(UNREACHED_PAUSE_S * 2 ** min(known.failures, 9), max(left_s, UNREACHED_PAUSE_S))
+                known.again_s, known.failures = now_s + pause_s, known.failures + 1
             else:
                 if name != "look":
                     return states

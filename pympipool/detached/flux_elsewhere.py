@@ -86,6 +86,8 @@ def ask(uri: str, function: str, jobs: Collection[Job]) -> States:
             raise
     try:
         answer = json.loads(next(reversed(output.splitlines()), ""))  # a sitecustomize may have printed more
+        if not isinstance(answer, dict):
+            raise ValueError(answer)
     except ValueError:
         raise WorkerStartError(f"{uri} cannot be asked: {_last_line(stderr)}") from None
     if "error" in answer:

@@ -251,21 +251,31 @@ class Watches:
             self._remove_finished()
 
     def ask(self) -> None:
-        """Ask the scheduler for all jobs, and end the futures of calls whose tasks have ended without a result."""
+        """Ask the scheduler for all jobs, and end the futures of calls whose tasks have ended without a result.
+
+        Raises:
+            WorkerStartError: A job that was not noted cannot be looked for now.
+        """
         try:
             self._records.check_in_place()
         except FileNotFoundError as removed:
             self.fail_all(str(removed))
             return
+        failure: WorkerStartError | None = None
         for watch in list(self._watches.values()):
             if watch.job is None:
-                with self._failing_if_locked([watch]):
-                    self._find_job(watch)
+                try:
+                    with self._failing_if_locked([watch]):
+                        self._find_job(watch)
+                except WorkerStartError as error:  # the others are asked about
+                    failure = error
         watches = [watch for watch in self._watches.values() if watch.job is not None]
         with self._failing_if_locked(watches):
             states = self._scheduler.states({watch.job for watch in watches if watch.job is not None})
             self._compare_all(states)
         self._tidy()
+        if failure is not None:
+            raise failure
 
     def _compare_all(self, states: Mapping[tuple[str, int], TaskState] | None) -> None:
         if states is None:

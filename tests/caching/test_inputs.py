@@ -1,6 +1,7 @@
 """What a cache keeps is the result of the call that its key says, whatever the script has changed meanwhile."""
 
 import concurrent.futures
+import weakref
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from pympipool import get_item_from_future, split_future
 from pympipool.caching import calls, inputs
+from pympipool.caching.entries import StoredEntry
 from pympipool.errors import CacheError, CacheWarning
 from pympipool.execution import blocked_calls
 from support.calls import hold
@@ -254,3 +256,36 @@ def test_changed_results_without_digests_reach_calls(make_block):
         future.result().extend([alike, *alike])
         with pytest.warns(CacheWarning, match="differ in nothing"):
             assert exe.submit(len, future).result() == 5
+
+
+def test_items_of_a_result_are_unpickled_together(make_executor, monkeypatch):
+    kept, keep = [], inputs.LastLoaded.keep
+    monkeypatch.setattr(
+        inputs.LastLoaded, "keep", lambda self, entry, loaded: (kept.append(loaded[0]), keep(self, entry, loaded))
+    )
+    with make_executor() as exe:
+        futures = [exe.submit(make_pairs, first) for first in (0, 50)]
+        items = [item for future in futures for item in split_future(future, 50)]
+        futures[1].result(), exe._cache._writer.flush()
+        assert [exe.submit(len, item).result() for item in items] == list(range(1, 101))
+    assert [len(result[0]) for result in kept] == [1, 51]
+
+
+def make_pairs(first):
+    return [["x"] * (1 + first + number) for number in range(50)]
+
+
+def test_last_loaded_lives_with_its_entry():
+    last, entries, values = inputs.LastLoaded(), [make_entry() for _ in range(2)], [np.zeros(1) for _ in range(2)]
+    alive = [weakref.ref(value) for value in values]
+    for entry in entries:
+        last.keep(entry, (values.pop(0),))
+    assert last.find(entries[0]) is alive[0]() is None
+    assert last.find(entries[1]) == (alive[1](),)
+    entries.clear()
+    del entry
+    assert alive[1]() is None
+
+
+def make_entry():
+    return StoredEntry(b"key", None)

@@ -331,6 +331,14 @@ def test_moved_files_are_no_orphans_without_their_rows(cache, tmp_path, monkeypa
     assert orphans == [0]
 
 
+def test_files_move_where_there_are_no_times(cache, tmp_path, monkeypatch):
+    write(cache, KEY, large())
+    os.rename(file_of(cache), tmp_path / "left")
+    monkeypatch.setattr(os, "utime", lambda _: os.stat("/nowhere"))
+    cache.adopt(KEY, str(tmp_path / "left"), 1, "f", "", 0)
+    assert os.path.exists(file_of(cache))
+
+
 def test_many_threads_and_stores_write_at_once(tmp_path):
     errors = []
 

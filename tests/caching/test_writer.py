@@ -7,7 +7,7 @@ import pytest
 
 from pympipool.caching import writer as writers
 from pympipool.caching.entries import UnwrittenEntry
-from pympipool.caching.inputs import UNKNOWN
+from pympipool.caching.inputs import UNKNOWN, LastLoaded
 from pympipool.caching.store import Store
 from pympipool.caching.writer import Writer
 
@@ -68,7 +68,9 @@ def test_results_of_a_pause_are_written_together(writer, monkeypatch):
 
 def test_unknown_versions_name_no_module(writer, caplog, monkeypatch):
     monkeypatch.setattr(writers, "changed_since", lambda *_: "numpy")
-    entries = [UnwrittenEntry(b"key", f"f{version}", version, (), writer._store) for version in (UNKNOWN, 1)]
+    entries = [
+        UnwrittenEntry(b"key", f"f{version}", version, (), writer._store, LastLoaded()) for version in (UNKNOWN, 1)
+    ]
     assert list(writer._results(entries)) == []
     assert [record.getMessage() for record in caplog.records] == [
         "results of f1() are not cached: the module numpy has changed meanwhile"

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -192,7 +193,9 @@ def test_last_answer_of_a_silent_host_ends(scheduler_elsewhere, monkeypatch):
     assert [count for _, count in found] == [1, 1, 2, 3, 3, 4, 4, 5]
     assert {state for state, _ in found} == {State.RUNNING}
     assert "ssh://node7.invalid/tmp/flux/local-0 has answered before" in scheduler.problem
-    assert look(1400.0) == (State.UNKNOWN, 6)
+    assert [look(at_s) for at_s in (1135.0, 1216.0, 1330.0)] == [(State.RUNNING, count) for count in (6, 7, 7)]
+    assert look(1332.0) == (State.UNKNOWN, 8), "it is asked before the call fails"
+    assert [look(at_s) for at_s in (1343.0, 1354.0)] == [(State.UNKNOWN, count) for count in (9, 10)]
     assert scheduler.problem == ""
 
 
@@ -208,7 +211,36 @@ def test_lost_submissions_of_other_hosts_are_found(scheduler_elsewhere, monkeypa
     scheduler, _ = scheduler_elsewhere
     monkeypatch.setattr(detached_flux.flux_jobs, "find", lambda *_: {})
     monkeypatch.setattr(scheduler._records, "submission", lambda _: SimpleNamespace(tasks=2), raising=False)
-    assert scheduler.find("0123") is None  # it cannot be asked
+    with pytest.raises(WorkerStartError, match=r"the jobs of 0123 cannot be looked for: .* cannot be asked"):
+        scheduler.find("0123")
+    at_s = time.monotonic() + 302
+    monkeypatch.setattr(detached_flux, "monotonic", lambda: at_s)
+    assert scheduler.find("0123") is None
     found = {Job("fB", "pympipool-0123"): TaskState(State.WAITING, "1")}
     monkeypatch.setattr(detached_flux.flux_elsewhere, "ask", lambda uri, name, jobs: found if name == "find" else {})
+    at_s += 20
     assert scheduler.find("0123") == ",fB"
+
+
+def test_a_refused_question_loses_no_submission(scheduler, monkeypatch):
+    def refuse(*_):
+        raise FileNotFoundError(2, "one of them is gone")
+
+    monkeypatch.setattr(detached_flux.flux_jobs, "find", refuse)
+    monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=lambda: SimpleNamespace(attr_get=str)))
+    with pytest.raises(WorkerStartError, match="flux does not tell its jobs: one of them is gone"):
+        scheduler.find("0123")
+
+
+@pytest.mark.parametrize(("error", "has_ended"), [(ConnectionRefusedError, True), (OSError, False)])
+def test_only_an_ended_instance_has_no_submissions(scheduler, monkeypatch, error, has_ended):
+    def refuse():
+        raise error(24, "made up")
+
+    monkeypatch.setattr(scheduler._records, "submission", lambda _: None, raising=False)
+    monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=refuse))
+    if has_ended:
+        assert scheduler.find("0123") is None
+    else:
+        with pytest.raises(WorkerStartError, match="flux cannot be asked for its jobs: made up"):
+            scheduler.find("0123")

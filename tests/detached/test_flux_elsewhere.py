@@ -39,6 +39,12 @@ def test_broken_bindings_are_told(ask):
         ask("raise ImportError('no libflux')")
 
 
+@pytest.mark.parametrize("last_line", ["1", "null", '["states"]'])
+def test_other_output_of_json_is_no_answer(ask, last_line):
+    with pytest.raises(WorkerStartError, match="cannot be asked: made up"):
+        ask(f"import os; print({last_line!r}, flush=True); os.write(2, b'made up'); os._exit(1)")
+
+
 def test_output_and_paths_of_bytes_do_no_harm(ask, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, b"/bytes"])
     with pytest.raises(FileNotFoundError):

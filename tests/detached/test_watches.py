@@ -101,6 +101,27 @@ def test_a_failed_cancel_keeps_no_other_running(exe, scheduler, monkeypatch):
     assert scheduler.cancelled == [("1", None)]
 
 
+def test_a_lost_submission_keeps_no_other_waiting(exe, scheduler, monkeypatch):
+    lost, other = (submit(exe, scheduler, square, number) for number in (3, 4))
+    watcher = exe._engine._watcher
+
+    def recover(*_):
+        raise WorkerStartError("its instance is out of reach")
+
+    def lose():
+        next(iter(watcher._watches._watches.values())).job = None
+
+    monkeypatch.setattr(watcher._watches._submitter, "recover", recover)
+    watcher._mailbox.post(lose)
+    scheduler.answers["2", 0] = TaskState(State.FAILED, "NODE_FAIL")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert other.exception(timeout=60).words == "NODE_FAIL"
+        wait_until(lambda: warned)
+    assert "its instance is out of reach; it is tried again" in str(warned[0].message)
+    assert not lost.done()
+
+
 def test_a_silent_scheduler_ends_no_call(exe, scheduler):
     call = submit(exe, scheduler, square, 3)
     scheduler.is_silent = True
