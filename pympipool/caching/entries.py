@@ -187,13 +187,9 @@ class UnwrittenEntry(Unwritten):
             return None
         return parts if type(parts) is list else [parts]
 
-    def input_results(self, *, copies: bool = False) -> InputResults:
-        """Return what gives the results of the inputs, as the key says that they were.
-
-        Args:
-            copies: They have memory of their own. Else nobody may write to them.
-        """
-        return InputResults(self, returned_values(self._store, None if copies else self._last))
+    def input_results(self) -> InputResults:
+        """Return what gives the results of the inputs, as the key says that they were. Nobody may write to them."""
+        return InputResults(self, returned_values(self._store, self._last))
 
     def finish(self) -> None:
         """Forget the result, and what led to it."""
@@ -266,7 +262,7 @@ class StoredEntry:
             ) from error
 
 
-def returned_values(store: Store, last: LastLoaded | None) -> ReturnedValues:
+def returned_values(store: Store, last: LastLoaded) -> ReturnedValues:
     """Return the results of other calls as they were returned.
 
     Args:

@@ -63,11 +63,10 @@ class ReturnedValues:
 
     Args:
         find: Gets an entry, and returns the parts of its result as it was received; None if they are neither kept nor stored.
-        last: What other calls have unpickled, if nobody writes to the values: they are to be compared, or pickled. None: they have
-            memory of their own.
+        last: What other calls have unpickled. So nobody may write to the values: they are to be compared, or pickled.
     """
 
-    def __init__(self, find: Callable[[Any], list[Any] | None], last: LastLoaded | None) -> None:
+    def __init__(self, find: Callable[[Any], list[Any] | None], last: LastLoaded) -> None:
         self._find = find
         self._last = last
         self._loaded: dict[int, tuple[Any] | None] = {}  # by the ids of the entries
@@ -88,14 +87,12 @@ class ReturnedValues:
             return None
 
     def _load(self, entry: Any) -> tuple[Any] | None:
-        known = None if self._last is None else self._last.find(entry)
+        known = self._last.find(entry)
         if known is not None:
             return known
         parts = self._find(entry)
         if parts is None:
             return None
-        if self._last is None:
-            return (payload.load_copy(parts),)
         loaded = (payload.load(parts),)
         self._last.keep(entry, loaded)
         return loaded

@@ -24,6 +24,7 @@ from pympipool.detached.spool import Spool
 from pympipool.errors import SerializationError
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import dump_exception
+from pympipool.worker.call_forks import CallForks
 
 if TYPE_CHECKING:
     from pympipool.caching.store import Store
@@ -63,6 +64,7 @@ class Job:
         self.numbers = range(task * chunk, min((task + 1) * chunk, self.common["calls"]))
         self.task = task
         self._is_raised = False  # what is raised now is the call's own exception
+        self._forks = CallForks()  # one for all calls: each has hooks for forks, which cannot be removed
         self.where = f"task {task} of detached job {submission} (host {os.uname().nodename}, pid {os.getpid()})"
 
     def prepare(self) -> None:
@@ -70,6 +72,7 @@ class Job:
         from pympipool.worker.script_names import make_script_module
 
         os.chdir(self.common["cwd"])
+        self._forks.watch()
         make_script_module(None)  # type: ignore[arg-type]  # there is no script to ask
         sys.argv[:] = self.common["argv"]
         sys.path[:] = self.common["path"]
@@ -87,8 +90,7 @@ class Job:
         places, parts = self.spool.read_call(number)
         begin_ns = monotonic_ns()
         with Inputs(self.root, places, self._open_store).in_use(), self._time_limit(number):
-            runner = CallRunner({})
-            runner.forks.watch()
+            runner = CallRunner({}, forks=self._forks)
             self._is_raised = True
             result = runner.run(0, parts)
             self._is_raised = False

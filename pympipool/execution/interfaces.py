@@ -82,12 +82,8 @@ class PendingSource(Sized, Protocol):
 class CallEntry(Protocol):
     """What a call has of a cache of results, if its result will be stored."""
 
-    def input_results(self, *, copies: bool = False) -> InputResults:
-        """Return what gives the results of the inputs of the call.
-
-        Args:
-            copies: They have memory of their own: the call may write to it.
-        """
+    def input_results(self) -> InputResults:
+        """Return what gives the results of the inputs of the call. They are to be pickled: nobody may write to them."""
 
 
 class MapCache(Protocol):

@@ -80,7 +80,7 @@ class SerialEngine(WorkerlessEngine):
         future.set_running_or_notify_cancel()
         try:
             if failed is None:
-                get = partial(_result_for, None if cache_entry is None else cache_entry.input_results(copies=True))
+                get = partial(_result_for, None if cache_entry is None else cache_entry.input_results())
                 if pickled is None:
                     args, kwargs = resolve(args, kwargs, get)
                 else:
@@ -129,7 +129,7 @@ class SerialEngine(WorkerlessEngine):
         payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
         fn = _with_shared(fn)
         parts = payload.dump_call(1, fn, args, kwargs, True)
-        args, kwargs = payload.load(parts) if has_shared(parts[0]) else _copied((args, kwargs))
+        args, kwargs = payload.load_copy(parts) if has_shared(parts[0]) else _copied((args, kwargs))
         function = inject_arguments(fn, values)
         folder = None if resources is None else resources.cwd
         before = os.getcwd() if folder is not None else None
@@ -141,7 +141,7 @@ class SerialEngine(WorkerlessEngine):
             if before is not None:
                 os.chdir(before)
         parts = payload.dump(result, "the result")
-        return payload.load(parts) if has_shared(parts[0]) else _copied(result)
+        return payload.load_copy(parts) if has_shared(parts[0]) else _copied(result)
 
     def _values(self) -> dict[str, Any]:
         """Run the initializer and init_function before the first call. Return what is passed to calls.
@@ -212,11 +212,16 @@ def _result_for(get: InputResults | None, one: futures.Future[Any]) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of arguments or of a result, as a worker and the master have copies. What pickle cannot copy is shared."""
+    """Return a copy of arguments or of a result, as a worker and the master have copies: views of one array become arrays."""
     try:
         return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
     except Exception:  # a function or class that is sent by value, for example; any class may raise anything
+        pass
+    try:
+        parts = payload.dump(value)
+    except SerializationError:  # objects of multiprocessing, which workers inherit
         return value
+    return payload.load_copy(parts)
 
 
 def _with_shared(value: Any) -> Any:
@@ -225,4 +230,4 @@ def _with_shared(value: Any) -> Any:
         parts = payload.dump_call(0, value, (), {})
     except SerializationError:  # objects of multiprocessing, which workers inherit
         return value
-    return payload.load(parts)[0] if has_shared(parts[0]) else value
+    return payload.load_copy(parts)[0] if has_shared(parts[0]) else value

@@ -42,8 +42,9 @@ def test_only_exceptions_of_the_call_are_its_own(tmp_path, monkeypatch, is_raise
     job, job.spool, job.root, job.where = Job.__new__(Job), Spool(str(tmp_path), "0123"), str(tmp_path), "here"
     job.common, job._is_raised = {"run_time_max": None}, False
     (tmp_path / "0123" / "ends").mkdir(parents=True)
-    runner = SimpleNamespace(forks=SimpleNamespace(watch=int), run=lambda *_: int("x"))
-    monkeypatch.setattr(call_runner, "CallRunner", lambda _: runner)
+    job._forks = None
+    runner = SimpleNamespace(run=lambda *_: int("x"))
+    monkeypatch.setattr(call_runner, "CallRunner", lambda _, forks: runner)
 
     def read_call(number):
         if not is_raised:
@@ -55,3 +56,11 @@ def test_only_exceptions_of_the_call_are_its_own(tmp_path, monkeypatch, is_raise
         job.run_call(0)
     job.write_error(0, caught.value)
     assert job.spool.end(0).is_raised == is_raised
+
+
+def test_a_task_has_one_hook_for_forks(project):
+    """They cannot be removed, and all of them run at each fork."""
+    code = "import gc; from pympipool.worker.call_forks import CallForks\n"
+    code += "def hooks(x): return sum(type(one) is CallForks for one in gc.get_objects())\n"
+    code += "with executor(max_workers=1) as exe: print(*exe.map(hooks, range(4), chunksize=4))"
+    assert project.run(code) == "1 1 1 1\n"

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import pytest
 
 from pympipool import Executor
@@ -68,6 +69,22 @@ def test_arguments_and_results_are_copies(serial):
     values = [1, 2]
     assert serial.submit(double, values).result() == [1, 2, 1, 2]
     assert values == [1, 2]
+
+
+def test_copies_beside_a_lambda_share_nothing(serial):
+    """Plain pickle cannot copy a lambda. Views of one array are arrays of their own, as in a worker."""
+    array = np.zeros(3)
+
+    def change(function, first, second):
+        first[0] = 5
+        return function, first, second[:1]
+
+    _, first, second = serial.submit(change, lambda: 1, array, array[:]).result()
+    assert [*first, *second, *array] == [5, 0, 0, 0, 0, 0, 0]
+    kept = [np.zeros(3)]
+    result = serial.submit(lambda: (lambda: 1, kept[0])).result()[1]
+    result[0] = 5
+    assert kept[0][0] == 0
 
 
 def test_unpicklable_arguments_and_results_fail(serial):
