@@ -6,6 +6,7 @@ import copyreg
 import functools
 import gc
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -65,7 +66,9 @@ WATCH = pytest.StashKey[HangWatch]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the watch, here because stderr is not captured yet."""
+    """Start the watch, here because stderr is not captured yet. Heed Ctrl-C, as scripts do that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells have their background processes ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     runs_no_tests = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not runs_no_tests and not config.getoption("usepdb") and hasattr(os, "pidfd_open"):
         config.stash[WATCH] = HangWatch(Path(tempfile.gettempdir()), stderr=2)

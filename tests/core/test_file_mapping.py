@@ -47,7 +47,7 @@ def test_a_mapping_lasts_without_its_file(path):
 def test_mappings_take_no_descriptors(path):
     before = len(os.listdir("/proc/self/fd"))
     many = [mapped(path) for _ in range(2000)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert memoryview(many[-1])[255] == 255
 
 

@@ -42,8 +42,8 @@ def test_dependent_calls_are_drawn_and_not_run(file, tmp_path):
         second = exe.submit(square, [first, 7])
         exe.submit(touch, tmp_path / "touched")
         exe.submit(add, second, y=first)
-        assert child_pids() == processes
-        assert set(threading.enumerate()) == threads
+        assert child_pids() <= processes
+        assert set(threading.enumerate()) <= threads
         assert not file.exists()
     svg = file.read_text()
     assert not (tmp_path / "touched").exists()

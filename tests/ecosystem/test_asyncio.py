@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -165,7 +166,10 @@ def test_dropped_executor_ends_while_the_loop_runs():
 
 def sleeps_of_threads():
     """Return how often the threads of this process have gone to sleep."""
-    statuses = [status.read_text() for status in Path("/proc/self/task").glob("*/status")]
+    statuses = []
+    for status in Path("/proc/self/task").glob("*/status"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            statuses.append(status.read_text())
     return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in statuses)
 
 

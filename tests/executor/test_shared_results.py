@@ -46,7 +46,7 @@ def nothing_is_shared():
 @pytest.fixture(autouse=True)
 def nothing_stays():
     yield
-    wait_until(nothing_is_shared, 10)
+    wait_until(nothing_is_shared)
 
 
 @pytest.mark.anywhere
@@ -119,7 +119,7 @@ class TestUnread:
         wait_until(future.done)
         assert len(shared._objects) == 1
         del future
-        wait_until(nothing_is_shared, 10)
+        wait_until(nothing_is_shared)
 
     def test_death_before_answer_releases(self, make_executor, gate):
         executor = make_executor()
@@ -129,4 +129,4 @@ class TestUnread:
         assert len(shared._objects) == 1
         gate.open()
         assert future.exception() is not None
-        wait_until(nothing_is_shared, 10)
+        wait_until(nothing_is_shared)

@@ -12,6 +12,7 @@ from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.program import program_command
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
+from support.processes import children_with
 
 UNREACHABLE_ADDRESS = "@no listener has this address"
 """An address that exists on no host."""
@@ -31,7 +32,7 @@ def run_before_relay(code: str, patches) -> None:
 
 def relay_process() -> psutil.Process:
     """Return the relay of the only executor that has one."""
-    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+    return children_with("transport.tcp.relay")[0]
 
 
 class LoopbackTcpSpawner(Spawner):

@@ -111,6 +111,16 @@ def is_alive(pid):
         return False
 
 
+def children_with(word: str) -> list[psutil.Process]:
+    """Return our children that run and have this word in their command lines. Others may end meanwhile."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(word in argument for argument in child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
 def child_pids() -> set[int]:
     """Return the process ids of all descendants of this process."""
     return {process.pid for process in psutil.Process().children(recursive=True)}

@@ -14,7 +14,7 @@ from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
 from pympipool.worker.mpi import launched_rank
 from support.calls import hold, pid
-from support.loopback_tcp import LoopbackTcpBackend
+from support.loopback_tcp import LoopbackTcpBackend, relay_process
 from support.waiting import wait_until
 
 LONG_S = 0.006
@@ -97,7 +97,7 @@ def is_sent_ahead(exe, log, relay):
 def test_short_calls_are_sent_ahead(make_executor, log):
     exe = make_executor(1)
     assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50
-    relay = next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+    relay = relay_process()
     assert any(is_sent_ahead(exe, log, relay) for _ in range(20))  # not if the relay gets no core at that moment
 
 

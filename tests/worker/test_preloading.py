@@ -15,6 +15,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.worker.forkserver import Forkserver
+from support.processes import children_with
 from support.waiting import wait_until
 
 pytestmark = [
@@ -55,7 +56,7 @@ def random_number():
 
 
 def the_forkserver():
-    (forkserver,) = [child for child in psutil.Process().children() if "pympipool_fork_server" in child.cmdline()]
+    (forkserver,) = children_with("pympipool_fork_server")
     return forkserver
 
 
@@ -148,14 +149,14 @@ def test_deadly_module_is_left_to_calls(module):
             assert not is_preloaded(exe, "deadly")
 
 
-def test_slow_import_delays_no_call(module):
-    module("endless", "import time; time.sleep(1000)")
+def test_slow_import_delays_no_call(module, tmp_path):
+    module("endless", f"import time; open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(1000)")
     with Executor(max_workers=1, preload=["endless"]) as exe:
         assert [exe.submit(abs, -1).result() for _ in range(3)] == [1, 1, 1]
         forkserver = the_forkserver()
-        wait_until(lambda: len(forkserver.children()) == 1)
+        wait_until((tmp_path / "begun").exists)
+        wait_until(lambda: len(forkserver.children()) == 1)  # the processes of the calls may still be ending
         (importing,) = forkserver.children()
-        wait_until(lambda: importing.status() == psutil.STATUS_SLEEPING)  # in the module
         opened = {}
         for file in Path(f"/proc/{importing.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # of a file that it has read meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -80,7 +81,13 @@ def variables(*names):
 
 
 def processes_named(name):
-    return [process for process in psutil.Process().children(recursive=True) if process.name().startswith(name)]
+    """Return the processes below this one whose names begin so. Others may end meanwhile."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith(name):
+                found.append(process)
+    return found
 
 
 def test_mpiexec_knows_neither_key_nor_settings(make_executor, monkeypatch, gate):
