@@ -19,10 +19,10 @@ def the_thread_sleeps():
     time.sleep(1000)
 
 def the_call_sleeps():
+    print("begun", flush=True)
     time.sleep(1000)
 
 def the_script_waits(exe):
-    print("begun", flush=True)
     exe.submit(the_call_sleeps).result()
 
 threading.Thread(target=the_thread_sleeps, daemon=True).start()
@@ -48,6 +48,7 @@ def test_script_that_hangs_is_reported(tmp_path):
 def test_report_shows_stacks_of_master_and_worker(tmp_path):
     with Script(HANGS, tmp_path) as script:
         script.wait_for_line("begun")
+        script.wait_until_asleep()
         text = report(script.process.pid)
     for function in ("the_script_waits", "the_thread_sleeps", "the_call_sleeps", "pmp_wait", "event_loop.py"):
         assert function in text

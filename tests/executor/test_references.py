@@ -236,7 +236,7 @@ def test_callbacks_are_released_after_they_ran(executor):
     call = executor.submit(square, 2)
     call.add_done_callback(callback)
     del callback
-    assert called.wait(30)
+    assert called.wait(60)
     assert watch.is_gone()
     assert call.result() == 4
 

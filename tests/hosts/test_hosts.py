@@ -7,11 +7,11 @@ import signal
 import socket
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pympipool.errors import WorkerDied
 from support.calls import hold, pid, square
+from support.processes import children_named
 from support.scripts import Script
 from support.ssh_hosts import NAMES, SLOTS
 from support.waiting import wait_until
@@ -30,7 +30,7 @@ def variables(*names):
 
 def starters():
     """Return the processes here that stand for agents."""
-    return [child for child in psutil.Process().children() if child.name() in {"ssh", "mpiexec", "mpiexec.hydra"}]
+    return children_named("ssh", "mpiexec", "mpiexec.hydra")
 
 
 # ---- where calls run ----

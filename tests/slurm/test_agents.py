@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 
-import psutil
 import pytest
 
 from pympipool import Executor
@@ -16,7 +15,7 @@ from pympipool.errors import WorkerDied
 from support.calls import hold, pid, square
 from support.processes import is_alive
 from support.scripts import Script
-from support.slurm_cluster import EITHER_MODE, MODES
+from support.slurm_cluster import EITHER_MODE, MODES, sruns
 from support.waiting import wait_until
 
 
@@ -29,10 +28,6 @@ def make_executor(job, second_host, opened, monkeypatch):
         return opened[-1]
 
     return make
-
-
-def sruns():
-    return [child for child in psutil.Process().children() if child.name() == "srun"]
 
 
 def of_worker(gate):

@@ -16,9 +16,9 @@ import pytest
 from pympipool import Executor
 from pympipool.errors import WorkerDied
 from support.calls import pid, square
-from support.processes import marked_processes
+from support.processes import children_with, marked_processes
 from support.scripts import Script
-from support.slurm_cluster import Cluster
+from support.slurm_cluster import Cluster, sruns
 from support.timing import quickest
 
 NOTICED_S = 5.0
@@ -71,10 +71,6 @@ def workers_elsewhere(mark):
             if os.readlink(f"/proc/{process.pid}/ns/net") != here:
                 found.append(process)
     return found
-
-
-def sruns():
-    return [child for child in psutil.Process().children() if child.name() == "srun"]
 
 
 def kill_step(cluster, job):
@@ -209,9 +205,7 @@ except OSError as error:
 def test_strangers_on_another_host_are_refused(make_executor, cluster, job, second_host):
     exe = make_executor(second_host)
     assert exe.submit(square, 2).result() == 4
-    relay = next(
-        one for one in psutil.Process().children() if any("transport.tcp.relay" in word for word in one.cmdline())
-    )
+    (relay,) = children_with("transport.tcp.relay")
     port = next(one.laddr.port for one in relay.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
     source = STRANGER.format(source=str(Path(sys.modules["pympipool"].__file__).parents[1]))
     done = cluster.on_second(sys.executable, "-c", source, "10.77.0.1", str(port))

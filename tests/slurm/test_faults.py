@@ -16,7 +16,8 @@ from pympipool.backends.slurm import job_watch
 from pympipool.detached.slurm import SlurmScheduler
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, square
-from support.slurm_cluster import EITHER_MODE, LONG, MODES
+from support.processes import children_with
+from support.slurm_cluster import EITHER_MODE, LONG, MODES, sruns
 from support.waiting import wait_until
 
 
@@ -49,10 +50,6 @@ def waiting_jobs(cluster):
 def names_of_jobs(cluster, *states):
     options = [f"--states={','.join(states)}"] if states else []
     return cluster.run("squeue", "--noheader", *options, "--format=%j").split()
-
-
-def sruns():
-    return [child for child in psutil.Process().children() if child.name() == "srun"]
 
 
 # ---- the queue ----
@@ -190,7 +187,8 @@ def test_dead_host_is_not_shortage_of_memory(make_executor, cluster, gate):
 
 
 def find_relay():
-    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+    (relay,) = children_with("transport.tcp.relay")
+    return relay
 
 
 def test_killed_relay_is_named_and_no_worker_blamed(make_executor, gate):

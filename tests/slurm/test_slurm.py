@@ -16,7 +16,7 @@ from pympipool import Executor
 from pympipool.backends.registry import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import echo, fail, hold, pid, square, way_of_calls
-from support.slurm_cluster import MODES
+from support.slurm_cluster import MODES, sruns
 
 
 @pytest.fixture
@@ -161,18 +161,12 @@ def test_calls_beyond_cores_of_job_wait(make_executor, job, cluster):
     assert exe.submit(square, 3, resource_dict={"cores": 1}).result() == 9
 
 
-def _is_srun(process):
-    with contextlib.suppress(psutil.Error):
-        return process.name() == "srun" and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def test_sruns_never_exceed_cores(make_executor, job):
     exe = make_executor(4, mp_context="spawn")
     calls = [exe.submit(square, i) for i in range(60)]
     most = 0
     while not all(call.done() for call in calls):
-        most = max(most, sum(map(_is_srun, psutil.Process().children())))
+        most = max(most, len(sruns()))
         time.sleep(0.01)
     assert [call.result() for call in calls] == [i * i for i in range(60)]
     assert 1 < most <= 4

@@ -112,11 +112,20 @@ def is_alive(pid):
 
 
 def children_with(word: str) -> list[psutil.Process]:
-    """Return our children that run and have this word in their command lines. Others may end meanwhile."""
+    """Return our children that run and have this word in their command lines."""
+    return _running_children(lambda child: any(word in argument for argument in child.cmdline()))
+
+
+def children_named(*names: str) -> list[psutil.Process]:
+    """Return our children that run programs with one of these names."""
+    return _running_children(lambda child: child.name() in names)
+
+
+def _running_children(is_wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if any(word in argument for argument in child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error):  # another one that has ended meanwhile
+            if is_wanted(child) and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
 

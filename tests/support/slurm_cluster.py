@@ -10,9 +10,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from support.processes import MARK, is_alive
+from support.processes import MARK, children_named, is_alive
 from support.waiting import wait_until
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
@@ -49,6 +50,11 @@ EITHER_MODE = pytest.mark.parametrize(
     "block_allocation", [True, pytest.param(False, marks=LONG)], ids=["block_allocation", "single"]
 )
 """For tests that take long: of both modes only if everything is wanted."""
+
+
+def sruns() -> list[psutil.Process]:
+    """Return our children that are srun. Questions to the controller are children, too, and end at any moment."""
+    return children_named("srun")
 
 
 def environment_of_daemons() -> dict[str, str]:

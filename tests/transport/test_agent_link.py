@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from types import SimpleNamespace
@@ -200,6 +201,9 @@ def test_reset_of_keepalive_connection_ends_no_agent(attached):
 def test_reset_that_sending_meets_loses_nothing(attached, is_served):
     link, connection, _ = attached
     reset(connection)
+    poll = select.poll()
+    poll.register(link.frames, 0)
+    assert poll.poll(1000 * LIMIT_S)  # the reset has arrived
     link.frames.put(DATA, MESSAGES, 1, b"sent again")
     if is_served:
         link.serve(set())  # only to send
