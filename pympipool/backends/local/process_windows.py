@@ -83,6 +83,9 @@ class WindowsProcess(WorkerProcess):
             for thread in threads:
                 thread.start()
         except (RuntimeError, MemoryError) as error:  # no more threads
+            for pipe, thread in zip(pipes, threads, strict=False):
+                if not thread.is_alive():
+                    pipe.close()
             self.close()
             raise WorkerStartError(f"cannot start a worker: {error}") from error
 
@@ -187,6 +190,10 @@ class _Pipe:
             self._may_read.clear()
         else:
             self._may_read.set()
+
+    def close(self) -> None:
+        """Close the pipe, which no thread reads."""
+        self._pipe.close()
 
     def run(self) -> None:
         """Read until the pipe ends. Close it here: while a thread reads, no other may."""
