@@ -10,7 +10,9 @@ import time
 import pytest
 
 from pympipool import Executor
-from pympipool.backends.agent import launches
+from pympipool.backends.agent import launch, launches
+from pympipool.backends.agent.launcher import agent_command
+from pympipool.backends.slurm import agents as slurm_agents
 from pympipool.errors import WorkerDied
 from support.calls import hold, pid, square
 from support.processes import is_alive
@@ -139,6 +141,25 @@ def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_a
     (other,) = [call for call in calls if call is not lost]
     assert other.result(timeout=60) == cluster.first
     assert exe.submit(socket.gethostname).result(timeout=60) == cluster.first
+
+
+def on_one_host_first():
+    """Return the command of agents, that of the first launch works on one host only."""
+    commands = [["sh", "-c", 'test "$SLURM_PROCID" = 0 && exec "$@"', "sh"]]
+    return lambda: [*(commands.pop() if commands else []), *agent_command()]
+
+
+def test_host_without_agent_is_launched_again(make_executor, cluster, job, gate, monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", cluster.run("squeue", "-h", "-j", job, "-o", "%N").strip())
+    monkeypatch.setattr(launch, "LAUNCH_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(slurm_agents, "agent_command", on_one_host_first())
+    exe = make_executor(block_allocation=True, resource_dict={"threads_per_core": 8})
+    calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    gate.open(2)
+    assert {call.result(timeout=60) for call in calls} == {cluster.first, cluster.second}
+    assert "1 of 2 hosts have an agent" in caplog.text
 
 
 @EITHER_MODE

@@ -47,7 +47,7 @@ FIRST_ANSWER_TIMEOUT_S = 30.0
 """Seconds that the first answer of an agent may take: its forkserver has modules to import."""
 
 LAUNCH_CHECK_S = 0.01
-"""Seconds between two checks while agents start."""
+"""Seconds between two checks while the first agents start."""
 
 CHECK_INTERVAL_S = 0.2
 """Seconds between two checks while workers wait for room or an answer."""
@@ -161,11 +161,11 @@ class Agents:
         for failure in self._launches.check():
             self._failed(failure)
         if incomplete := self._launches.incomplete():
-            LOGGER.warning("%s: workers run on these only%s", incomplete, self.last_words())
+            LOGGER.warning("%s%s", incomplete, self.last_words())
         self._dispatch()
         if self._waiting:
             self._launch_missing()
-            return LAUNCH_CHECK_S if self._launches.are_pending else CHECK_INTERVAL_S
+            return LAUNCH_CHECK_S if self._launches.are_pending and not self._hosts else CHECK_INTERVAL_S
         if any(host.unanswered for host in self._hosts.values()):
             return CHECK_INTERVAL_S
         return READ_INTERVAL_S if self._launches.are_running else None

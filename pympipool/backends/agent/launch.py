@@ -47,12 +47,16 @@ class Launch:
         self.is_connected = False
         self.hosts = hosts
         self.relay_pid = relay_pid
+        self._arrived: set[str] = set()  # the hosts whose agents have connected
         self._since_start = RunningClock()  # or since the first agent has connected
         self._stderr = b""
 
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
-        if not self.is_connected and (self.hosts is None or host in self.hosts):
+        if self.hosts is not None and host not in self.hosts:
+            return
+        self._arrived.add(host)
+        if not self.is_connected:
             self.is_connected = True
             self._since_start.restart()
             self.process.on_connected()
@@ -60,6 +64,10 @@ class Launch:
     def is_over(self) -> bool:
         """Return True if the first agent has connected so long ago that no other one will."""
         return self.is_connected and self._since_start.elapsed() > LAUNCH_TIMEOUT_S
+
+    def awaits(self, host: str) -> bool:
+        """Return True if the agent of a host may still connect."""
+        return (self.hosts is None or host in self.hosts) and host not in self._arrived and not self.is_over()
 
     def check(self) -> LaunchFailure | None:
         """Return why no agent will connect; None while one may, or has. To be called now and then: it reads what is printed."""
@@ -73,8 +81,9 @@ class Launch:
             return LaunchFailure(error, None, is_permanent=False)
         if self._since_start.elapsed() < LAUNCH_TIMEOUT_S:
             return None
+        where = f" from {', '.join(self.hosts)}" if self.hosts else ""
         return LaunchFailure(
-            WorkerStartError(f"no agent has connected within {LAUNCH_TIMEOUT_S:g} s", last_stderr=self._lines),
+            WorkerStartError(f"no agent has connected{where} within {LAUNCH_TIMEOUT_S:g} s", last_stderr=self._lines),
             None,
             is_permanent=False,
         )

@@ -31,6 +31,7 @@ class Launcher(ABC):
         cores: The number of cores for workers on the hosts of which the launcher knows it, by their short names; others report it.
         hosts: The names of the hosts, if they are known: each is launched by itself. None: one launch starts all agents.
         host_count: The number of the hosts, if one launch starts all agents; 0: it is not known.
+        job_hosts: Their names, if one launch starts all agents; none: they are not known.
         end_timeout_s: Seconds that its processes have to end by themselves after their agents.
         is_only_way: True if workers cannot be started without agents.
     """
@@ -40,6 +41,7 @@ class Launcher(ABC):
     cores: Mapping[str, int] = MappingProxyType({})
     hosts: Sequence[str] | None = None
     host_count = 0
+    job_hosts: Sequence[str] = ()
     end_timeout_s = END_TIMEOUT_S
     is_only_way = False
 

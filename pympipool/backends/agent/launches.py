@@ -1,4 +1,4 @@
-"""The launches of the agents of one executor: one for all hosts of a job, or one for each host.
+"""The launches of the agents of one executor: one for all hosts of a job, and later for those that lack one; or one for each host.
 
 start_missing ── launcher.start ──> Launch ── agent_connected ──> it stands for the agents until they end
                                       └────── check: it has failed ──> a pause, before these hosts are launched again
@@ -70,7 +70,8 @@ class Launches:
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
         self._known.add(host)
-        self._pauses.pop(host if self._launcher.hosts is not None else _ALL, None)
+        self._pauses.pop(host, None)
+        self._pauses.pop(_ALL, None)
         for launch in self._launches:
             launch.agent_connected(host)
 
@@ -81,8 +82,10 @@ class Launches:
         self._is_told = True
         if len(self._known) >= self._launcher.host_count:
             return ""
+        missing = ", ".join(name for name in self._names() if name not in self._known)
         return (
-            f"{len(self._known)} of {self._launcher.host_count} hosts have an agent ({', '.join(sorted(self._known))})"
+            f"{len(self._known)} of {self._launcher.host_count} hosts have an agent ({', '.join(sorted(self._known))}):"
+            f" workers run on these only{f', until another launch brings one on {missing}' if missing else ''}"
         )
 
     def may_bring_more(self, connected: Collection[str]) -> bool:
@@ -93,7 +96,7 @@ class Launches:
         """
         if self._launcher.hosts is None:
             return False
-        missing = [name for name, _ in self._missing(connected)]
+        missing = self._missing(connected)
         return self.are_pending or any(name not in self._pauses or self._pauses[name].is_over() for name in missing)
 
     def failure(self, connected: Collection[str]) -> LaunchFailure | None:
@@ -118,25 +121,37 @@ class Launches:
         Returns:
             The failures of launches that could not even begin.
         """
+        ready = [name for name in self._missing(connected) if self._pauses.setdefault(name, _Pause()).is_over()]
+        alone = [name for name in ready if self._launcher.hosts is not None or self._pauses[name].is_alone]
+        together = [name for name in ready if name not in alone]
+        groups = [[name] for name in alone] + ([together] if together else [])
         failures = []
-        for name, hosts in self._missing(connected):
-            pause = self._pauses.setdefault(name, _Pause())
-            if pause.is_over():
-                pause.begin()
-                if (failure := self._start(request, hosts)) is not None:
-                    pause.extend(failure)
-                    failures.append(failure)
+        for names in groups:
+            for name in names:
+                self._pauses[name].begin()
+            if (failure := self._start(request, None if names == [_ALL] else names)) is not None:
+                failures.append(failure)
+                self._extend_pauses(names, failure)
         return failures
 
-    def _missing(self, connected: Collection[str]) -> list[tuple[str, Sequence[str] | None]]:
-        """Return what is to be launched: the name of the pause, and the hosts; None: all."""
+    def _names(self) -> list[str]:
+        """Return the hosts that are to have an agent, as far as their names are known."""
         if self._launcher.hosts is not None:
-            starting = {host for launch in self._launches if not launch.is_connected for host in launch.hosts or ()}
-            return [(host, [host]) for host in self._launcher.hosts if host not in connected and host not in starting]
-        missing = sorted(self._known.difference(connected))
-        if self.are_pending or (self._known and not missing):
-            return []
-        return [(_ALL, missing or None)]
+            return list(self._launcher.hosts)
+        if self._known.issubset(self._launcher.job_hosts):
+            return list(self._launcher.job_hosts)
+        return sorted(self._known)  # agents have other names than the job's hosts, or these are not known
+
+    def _missing(self, connected: Collection[str]) -> list[str]:
+        """Return the hosts that lack an agent and where none is being launched; `_ALL` if all do, and one launch starts them."""
+        if self._launcher.hosts is None and not self._known:
+            return [] if self.are_pending else [_ALL]
+        lacking = [name for name in self._names() if name not in connected]
+        return [name for name in lacking if not any(launch.awaits(name) for launch in self._launches)]
+
+    def _extend_pauses(self, names: Sequence[str], failure: LaunchFailure) -> None:
+        for name in names:
+            self._pauses.setdefault(name, _Pause()).extend(failure)
 
     def _start(self, request: LaunchRequest, hosts: Sequence[str] | None) -> LaunchFailure | None:
         self._count += 1
@@ -166,11 +181,19 @@ class Launches:
             launch.end(0.0)
             if not launch.is_connected and self._relay.pid not in {None, launch.relay_pid}:
                 self.end_pauses()  # it has failed as its relay did, and the next one has none of this
-            elif not launch.is_connected:
+            elif launch.is_connected:
+                self._note_absent(launch)
+            else:
                 failures.append(failure or launch.failure())
-                for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
-                    self._pauses.setdefault(name, _Pause()).extend(failures[-1])
+                self._extend_pauses(launch.hosts or [_ALL], failures[-1])
         return failures
+
+    def _note_absent(self, launch: Launch) -> None:
+        """Take note that a launch has ended that has brought some agents. The others may have ended it, and with it all agents."""
+        for name in filter(launch.awaits, self._names()):
+            pause = self._pauses.setdefault(name, _Pause())
+            pause.is_alone = True
+            pause.extend(launch.failure())
 
     def end_pauses(self) -> None:
         """Launch at once when the next worker needs it: the pool has its own pauses."""
@@ -189,10 +212,12 @@ class _Pause:
 
     Attributes:
         failure: Why the last one has failed; None: it has not.
+        is_alone: Each further one is for no other host.
     """
 
     def __init__(self) -> None:
         self.failure: LaunchFailure | None = None
+        self.is_alone = False
         self._seconds = 0.0
         self._since = RunningClock()
 

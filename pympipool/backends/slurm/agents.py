@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pympipool.backends.agent.launcher import Launcher, agent_command
 from pympipool.backends.local.backend import start_method
+from pympipool.backends.slurm.host_list import expand_hosts
 from pympipool.backends.slurm.spawner import NamedSrunProcess
 from pympipool.backends.slurm.srun import end_with_parent_command, step_environment
 
@@ -72,6 +73,7 @@ class SrunLauncher(Launcher):
         self._jobs = jobs
         count = os.environ.get("SLURM_JOB_NUM_NODES", "")
         self.host_count = int(count) if count.isdigit() else 0
+        self.job_hosts = expand_hosts(os.environ.get("SLURM_JOB_NODELIST", ""))
 
     def start(
         self, request: LaunchRequest, environment: Mapping[str, str], hosts: Sequence[str] | None
