@@ -21,6 +21,7 @@ from pympipool._util.clocks import RunningClock
 from pympipool._util.exit_codes import process_state
 from pympipool._util.import_path import package_folder
 from pympipool._util.subprocesses import Popen, end
+from pympipool.backends.local.job_processes import processes_with
 from pympipool.backends.program import program_command
 from pympipool.caching.file_waits import FileLockedError
 from pympipool.detached import records_file
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pympipool.detached.records import Records
     from pympipool.resources import Resources
 
-__all__ = ["LocalScheduler", "lock_path", "try_lock"]
+__all__ = ["LocalScheduler", "lock_path", "task_mark", "try_lock"]
 
 START_TIMEOUT_S = 60.0
 """Seconds that a supervisor may take to start."""
@@ -187,7 +188,10 @@ class LocalScheduler:
         for job, tasks in pids.items():
             for task, pid in tasks.items():
                 state = states[job, task].state
-                has_ended = state is State.RUNNING if pid is None else process_state(pid) in ("Z", "?")
+                if pid is not None:
+                    has_ended = process_state(pid) in ("Z", "?")
+                else:  # the lock may have come when it had started, before its process was noted
+                    has_ended = state is State.RUNNING and not processes_with(["=".join(task_mark(job, task))])
                 if has_ended or self._take_back(job, task, state, words):
                     states[job, task] = TaskState(State.FAILED, words)
 
@@ -257,6 +261,11 @@ def check(resources: Resources) -> None:
     if resources.submission_template is not None:
         raise ValueError("submission_template is given, and backend 'local' submits no scripts: leave it out")
     resources.check_backend("local")
+
+
+def task_mark(submission: str, task: int) -> tuple[str, str]:
+    """Return the variable by which the processes of a task are known, and its value."""
+    return "PYMPIPOOL_TASK", f"{submission}.{task}"
 
 
 def lock_path(directory: str, host: str) -> str:

@@ -24,7 +24,7 @@ from pympipool._util import signals
 from pympipool._util.subprocesses import popen_with_socket
 from pympipool.backends.local.job_processes import end_processes_with
 from pympipool.caching import directory as directories
-from pympipool.detached.local import note_state, try_lock
+from pympipool.detached.local import note_state, task_mark, try_lock
 from pympipool.detached.records import Records
 from pympipool.detached.records_file import HUNG_LIMIT_S
 from pympipool.detached.schedulers import LIFELINE
@@ -49,9 +49,6 @@ FORGOTTEN_S = 10.0
 LINGER_S = 1.0
 """Seconds that an agent of an mpiexec has to clean up after it."""
 
-MARK = "PYMPIPOOL_TASK"
-"""The variable by which the processes of a task are known."""
-
 
 class Task:
     """A task that runs.
@@ -75,13 +72,14 @@ class Task:
         environment.pop("PYMPIPOOL_KEY", None)
         if devices:
             environment[spec["devices"][0]] = ",".join(devices)
-        self.mark = f"{MARK}={submission}.{number}"
+        name, value = task_mark(submission, number)
+        self.mark = f"{name}={value}"
         log = os.open(spool.log_path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             with open(os.dup(log), "wb") as stderr:
                 self.process, self._lifeline = popen_with_socket(
                     [*spec["command"], str(number)],
-                    {**environment, MARK: f"{submission}.{number}"},
+                    {**environment, name: value},
                     LIFELINE,
                     stdout=log,
                     stderr=stderr,
@@ -150,7 +148,7 @@ class Supervisor:
         ours = self._own_submissions()
         for submission, task, state, words, _ in self._records.tasks("RUNNING", "CANCEL"):
             if submission in ours:
-                end_processes_with([f"{MARK}={submission}.{task}"], LINGER_S)
+                end_processes_with(["=".join(task_mark(submission, task))], LINGER_S)
                 reason = (
                     words
                     if state == "CANCEL"
@@ -319,4 +317,4 @@ def main() -> None:
         sys.stdout.flush()
 
 
-__all__ = ["MARK", "Supervisor", "Task", "main"]
+__all__ = ["Supervisor", "Task", "main"]
