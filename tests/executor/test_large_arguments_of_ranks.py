@@ -11,6 +11,8 @@ import pytest
 from pympipool import Executor
 from pympipool.errors import WorkerDied
 from support.calls import pid
+from support.processes import is_alive
+from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.mpi,
@@ -147,10 +149,10 @@ def test_dead_rank_leaves_nothing():
         assert exe.submit(add_rank, array_of(1)).result() == [1.0, 2.0]
         with pytest.raises(WorkerDied):
             exe.submit(die_on_rank, 1, array_of(2)).result()
-        psutil.wait_procs([psutil.Process(one) for one in ranks if psutil.pid_exists(one)], timeout=30)
+        wait_until(lambda: not any(map(is_alive, ranks)))
         assert exe.submit(add_rank, array_of(3)).result() == [3.0, 4.0]
-    assert stored_memory() <= stored
-    assert psutil.Process().num_fds() <= descriptors
+    wait_until(lambda: stored_memory() <= stored)
+    wait_until(lambda: psutil.Process().num_fds() <= descriptors)
 
 
 def stored_memory():

@@ -12,6 +12,7 @@ import pytest
 from pympipool import Executor
 from pympipool.errors import SerializationError, WorkerDied
 from support.calls import add, divide, echo, hold, pid, square
+from support.processes import is_alive
 from support.scripts import run_script
 
 pytestmark = pytest.mark.mpi
@@ -179,9 +180,9 @@ def test_workers_run_in_the_folder_they_are_given(make_executor, tmp_path):
 
 def test_no_rank_is_left_after_shutdown(make_executor):
     exe = make_executor(cores_per_worker=2)
-    ranks = [psutil.Process(process) for process in exe.submit(pid).result()]
+    ranks = exe.submit(pid).result()
     exe.shutdown()
-    assert [rank for rank in ranks if rank.is_running()] == []
+    assert [rank for rank in ranks if is_alive(rank)] == []
 
 
 def test_shutdown_ends_worker_that_is_still_starting(make_executor):

@@ -8,6 +8,7 @@ import socket
 import threading
 
 import numpy as np
+import psutil
 import pytest
 
 from pympipool import Executor, share, shared_array
@@ -17,9 +18,9 @@ from pympipool.errors import SerializationError, WorkerDied
 from pympipool.serialization import shared
 from support.calls import hold, pid, square
 from support.loopback_tcp import LoopbackTcpBackend, relay_process
-from support.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 ROWS = np.arange(4_000_000.0).reshape(40, -1)
 LARGE_BYTES = 256 << 20
@@ -217,15 +218,23 @@ def test_recognized_array_comes_once(start):
 class Transfer:
     """Large data on their way to the first of two workers."""
 
-    def __init__(self, exe):
+    def __init__(self, start):
+        self.begin(start(2))
+        while not self.is_under_way():  # all has arrived before this process got a core
+            os.kill(self.pid, signal.SIGCONT)
+            self.exe.shutdown()
+            self.begin(start(2))
+
+    def begin(self, exe):
         self.exe = exe
         wait_until(lambda: len(pids_of(exe)) == 2)
         self.pids = set(pids_of(exe))
         self.data = share(np.ones(LARGE_BYTES, np.uint8))
-        self.call = exe.submit(lambda data: (int(data[-1]), os.getpid()), self.data)
+        self.call = self.exe.submit(lambda data: (int(data[-1]), os.getpid()), self.data)
         wait_until(lambda: any(map(receives, self.pids)))
         [self.pid] = filter(receives, self.pids)
         os.kill(self.pid, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
 
     def is_under_way(self):
         return shared_memory_of(self.pid) == set()
@@ -242,28 +251,28 @@ def receives(pid):
 
 
 def test_other_calls_go_on_while_data_travel(start):
-    transfer = Transfer(start(2))
+    transfer = Transfer(start)
     try:
-        assert [transfer.exe.submit(square, i).result(30) for i in range(50)] == [i * i for i in range(50)]
+        assert [transfer.exe.submit(square, i).result(LIMIT_S) for i in range(50)] == [i * i for i in range(50)]
         assert transfer.is_under_way()
     finally:
         os.kill(transfer.pid, signal.SIGCONT)
-    assert transfer.call.result(30) == (1, transfer.pid)
+    assert transfer.call.result(LIMIT_S) == (1, transfer.pid)
 
 
 def test_worker_killed_while_data_travel(start):
-    transfer = Transfer(start(2))
+    transfer = Transfer(start)
     other = transfer.exe.submit(lambda data: int(data[-1]), transfer.data)
     assert transfer.is_under_way()
     os.kill(transfer.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied):
-        transfer.call.result(30)
-    assert other.result(30) == 1
+        transfer.call.result(LIMIT_S)
+    assert other.result(LIMIT_S) == 1
 
 
 def test_relay_killed_while_data_travel(start):
-    transfer = Transfer(start(2))
+    transfer = Transfer(start)
     relay_process().kill()
     with pytest.raises(WorkerDied):
-        transfer.call.result(30)
-    assert transfer.exe.submit(lambda data: int(data[-1]), transfer.data).result(30) == 1
+        transfer.call.result(LIMIT_S)
+    assert transfer.exe.submit(lambda data: int(data[-1]), transfer.data).result(LIMIT_S) == 1
