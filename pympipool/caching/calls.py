@@ -119,7 +119,7 @@ class CachedCalls:
         if self._keys is not None and resources is not None and resources.cache and resources.cache_key is None:
             args, kwargs = self._with_changed_results(args, kwargs)
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs, seen)
-        if key is None or resources is None or any(one.version == UNKNOWN for one in inputs):
+        if key is None or resources is None or (inputs and any(one.version == UNKNOWN for one in inputs)):
             return self._engine.submit(fn, args, kwargs, resources)
         self._writer.flush_before((key,))
         found = self._store.find(key)
@@ -149,8 +149,11 @@ class CachedCalls:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return arguments with those results in the place of their futures that the user has read and changed."""
+        futures = find_futures(args, kwargs)
+        if not futures:
+            return args, kwargs
         returned = returned_values(self._store, self._last)
-        changed = {id(one): one for one in find_futures(args, kwargs) if is_changed(one, returned)}
+        changed = {id(one): one for one in futures if is_changed(one, returned)}
         if not changed:
             return args, kwargs
         try:
