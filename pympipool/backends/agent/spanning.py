@@ -11,6 +11,7 @@ mpiexec, whose connections are not encrypted, does not have it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ OF_MPIEXEC = 1 << 31
 
 PART_GRACE_S = 2.0
 """Seconds that mpiexec and proxies have to end by themselves after the first of them. Usually it takes some hundredths."""
+
+_LAST_WORDS = re.compile(
+    rb"^(?:Ctrl-C caught\.\.\. cleaning up processes|\[(?:mpiexec|proxy:[\d:]+)@[^\n]*)\n", re.MULTILINE
+)
+"""What mpiexec and proxies print when they are ended because another part has: it would only alarm the user."""
 
 _COMMAND, _COMMANDS_END = b"HYDRA_LAUNCH: ", b"HYDRA_LAUNCH_END"
 
@@ -102,6 +108,8 @@ class SpanningProcess(AgentJobProcess):
         """Take what a part has printed."""
         if part is self._head and stream == STDOUT and self._printed is not None:
             data = self._take_commands(data)
+        if self._is_ending:
+            data = _LAST_WORDS.sub(b"", data)
         if data:
             self._inboxes[stream].put(data)
 

@@ -9,7 +9,7 @@ import pytest
 from pympipool.backends.agent.spanning import SpanningProcess
 from pympipool.transport.frames import RUNNING
 from pympipool.transport.frames import STATUS as RECORD
-from pympipool.transport.host_stream import STATUS, STDOUT
+from pympipool.transport.host_stream import STATUS, STDERR, STDOUT
 
 COMMANDS = b"HYDRA_LAUNCH: /proxy --id 0\nHYDRA_LAUNCH: /proxy --id 1\nHYDRA_LAUNCH_END\n"
 
@@ -87,6 +87,20 @@ def test_exit_code_is_of_the_part_that_failed(worker, parts, timers):
     tell(first, -9)
     tell(mpiexec, -15)
     assert [worker.poll() for _ in range(3)][-1] == -11  # a record each
+
+
+def test_words_of_ended_mpiexec_are_dropped(worker, parts, timers):
+    mpiexec, _, second = parts
+    mpiexec.receive(STDERR, b"[mpiexec@a] why it fails\n")
+    tell(second, -11)
+    (end_others,) = timers
+    end_others()
+    mpiexec.receive(STDOUT, b"of a rank\nCtrl-C caught... cleaning up processes\nof another\n")
+    mpiexec.receive(STDERR, b"[mpiexec@a] main (mpiexec.c:270): error\n")
+    second.receive(STDERR, b"of a rank\n[proxy:0@b] assert (!closed) failed\n")
+    inboxes = worker._inboxes
+    assert inboxes[STDOUT].read() == b"of a rank\nof another\n"
+    assert [inboxes[STDERR].read() for _ in range(2)] == [b"[mpiexec@a] why it fails\n", b"of a rank\n"]
 
 
 def test_late_ranks_are_told_what_hosts_need(worker, places):
