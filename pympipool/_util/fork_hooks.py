@@ -27,7 +27,11 @@ _set_aside: list[tuple[list[Any], list[Any]]] = []  # lists of the interpreter, 
 
 
 def set_aside() -> None:
-    """Have forks of this process not run the hooks of `_NEEDLESS`. To be called once, and before `gc.freeze`."""
+    """Have forks of this process not run the hooks of `_NEEDLESS`. To be called once, and before `gc.freeze`.
+
+    What is frozen already is not any more: the garbage collector does not show it.
+    """
+    gc.unfreeze()
 
     def mark() -> None: ...
 

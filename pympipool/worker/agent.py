@@ -18,11 +18,12 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pympipool._core import ring
 from pympipool._util import signals
 from pympipool._util.devices import IN_USE, assigned_devices
+from pympipool._util.platform import HAS_EPOLL
 from pympipool.transport import host_stream
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.fork_requests import RequestSender
@@ -76,8 +77,8 @@ class Agent:
         self._workers: dict[int, AgentWorker] = {}  # by number
         self._sources: dict[int, tuple[AgentWorker, int]] = {}  # by descriptor
         self._events: dict[int, int] = {}  # what is waited for, of descriptors of workers
-        self._poll = select.poll()
-        self._master_poll = select.poll()  # of all but workers
+        self._poll: Any = select.epoll() if HAS_EPOLL else select.poll()
+        self._master_poll: Any = select.epoll() if HAS_EPOLL else select.poll()  # of all but workers
         self._watches_writing = False
         for poll in (self._poll, self._master_poll):
             poll.register(forkserver, select.POLLIN)

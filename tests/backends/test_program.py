@@ -121,6 +121,24 @@ def test_settings_of_mpi_and_scheduler_are_kept(monkeypatch, name):
     assert worker_environment(LaunchRequest(1))[name] == "1"
 
 
+def test_collector_passes_over_what_programs_import(tmp_path):
+    (tmp_path / "pympipool").mkdir()
+    (tmp_path / "pympipool" / "__init__.py").write_text("")
+    code = (
+        "kept = []\ndef main():\n    import gc\n    print(any(kept is one for one in gc.get_objects()), gc.isenabled())"
+    )
+    (tmp_path / "pympipool" / "chosen.py").write_text(code)
+    answer = subprocess.run(
+        [sys.executable, "-c", BOOTSTRAP.format(module="pympipool.chosen")],
+        env={"PYMPIPOOL_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    assert answer.stdout == "False True\n"
+
+
 def test_files_in_current_folder_shadow_no_modules(tmp_path, monkeypatch):
     for module in ("os", "socket", "signal", "pickle", "struct", "typing", "pympipool"):
         (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} from the current folder')")

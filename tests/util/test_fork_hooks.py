@@ -12,11 +12,12 @@ from pympipool._util.platform import HAS_SIGNALS
 pytestmark = pytest.mark.skipif(not HAS_SIGNALS, reason="Windows has no forks: run on Unix")
 
 PROGRAM = """
-import logging, os, threading
+import gc, logging, os, threading
 from pympipool._util import fork_hooks
 
 ran = []
 os.register_at_fork(before=lambda: ran.append("before"), after_in_child=lambda: ran.append("child"))
+gc.freeze()  # as every program of pympipool does with what it has imported
 fork_hooks.set_aside()
 lock = threading._active_limbo_lock
 
