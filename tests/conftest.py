@@ -16,6 +16,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool._util.platform import IS_WINDOWS
+from pympipool.backends.mpi_library import find_launcher, loaded_library
 from pympipool.errors import WorkerStartError
 from pympipool.serialization import describe_shared
 from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
@@ -39,13 +40,9 @@ hypothesis.settings.load_profile("any machine")
 def why_no_mpi() -> str | None:
     """Return the reason why MPI workers cannot be started here, or None."""
     try:
-        import mpi4py  # noqa: F401
-
-        from pympipool.backends.local.mpiexec import MpiexecSpawner
-
-        MpiexecSpawner()
-    except (ImportError, WorkerStartError) as error:
-        return f"no MPI here ({error}): pip install mpi4py mpich"
+        find_launcher(loaded_library())
+    except WorkerStartError as error:
+        return f"no MPI here: {error}"  # names the remedy
     return None
 
 

@@ -32,6 +32,8 @@ _SHARE_ALL = 0x1 | 0x2 | 0x4
 
 _NORMAL = 0x80
 
+_SHARING_VIOLATION = 32
+
 _REMOVED = "removed."
 
 BYTES_MAX = 1 << 30
@@ -39,6 +41,9 @@ BYTES_MAX = 1 << 30
 
 REPLACED_MAX = 10
 """How often a file is moved out of the way that another process puts there at the same time."""
+
+REFUSED_MAX = 3
+"""How often a file is renamed that no program has open, and that cannot be renamed: for lack of rights, which will not come."""
 
 SCAN_PAUSE_S = 0.02
 """Pause before a file is renamed that another program has open: one that looks for viruses opens what was just written. With each
@@ -89,19 +94,28 @@ def replace(path: str, new_path: str, folder: str) -> None:
         try:
             os.replace(path, new_path)
             return
-        except PermissionError:  # one of the two is open or mapped; or something else is wrong, and stays so
-            if not _is_moved_away(new_path, folder):
-                time.sleep(tries * SCAN_PAUSE_S)
+        except PermissionError as error:
+            failure = error if _is_in_use(error) else _move_away(new_path, folder)
+        if failure is not None:
+            if tries >= REFUSED_MAX and not _is_in_use(failure):
+                raise failure
+            time.sleep(tries * SCAN_PAUSE_S)
     os.replace(path, new_path)
 
 
-def _is_moved_away(path: str, folder: str) -> bool:
-    """Remove a file; return False if that is not possible, or if there is none."""
+def _is_in_use(error: PermissionError) -> bool:
+    """Return True if another program has the file open, which it soon closes; False if rights are missing or it is mapped."""
+    return error.winerror == _SHARING_VIOLATION
+
+
+def _move_away(path: str, folder: str) -> PermissionError | None:
+    """Remove a file, unless there is none; return why that is not possible."""
     try:
-        remove(path, folder)
-        return True
-    except (FileNotFoundError, PermissionError):
-        return False
+        with suppress(FileNotFoundError):
+            remove(path, folder)
+    except PermissionError as error:
+        return error
+    return None
 
 
 def remove(path: str, folder: str) -> None:

@@ -194,3 +194,22 @@ def test_files_that_are_scanned_are_renamed(tmp_path, monkeypatch, scanned):
         access.replace(str(paths["from"]), str(paths["to"]), str(tmp_path / "removed"))
     assert paths["to"].read_text() == "from"
     assert not paths["from"].exists()
+
+
+@of_windows
+def test_files_without_rights_are_soon_refused(tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in ("from", "to")}
+    for name, path in paths.items():
+        path.write_text(name)
+
+    def refuse(*_):
+        raise PermissionError(13, "Access is denied", "to", 5)
+
+    pauses = []
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    with pytest.raises(PermissionError, match="Access is denied"):
+        access.replace(str(paths["from"]), str(paths["to"]), str(tmp_path / "removed"))
+    assert sum(pauses) < 0.1
+    assert paths["to"].read_text() == "to"

@@ -148,9 +148,16 @@ def test_without_threads_no_job_stays(monkeypatch):
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
+    processes = []
+    start = MpiJob._start
     monkeypatch.setattr(ServiceThread, "start", fail)
+    monkeypatch.setattr(MpiJob, "_start", lambda *args: processes.append(start(*args)) or processes[0])
     with pytest.raises(WorkerStartError, match="can't start new thread"):
-        MpiJob([sys.executable, "-c", "pass"], os.environ, None, lambda function: function())
+        MpiJob([sys.executable, "-c", "import time; time.sleep(600)"], os.environ, None, lambda function: function())
+    (process,) = processes
+    process.wait(LIMIT_S)
+    assert process.stdout.closed
+    assert process.stderr.closed
 
 
 def test_info_knows_the_library_and_its_mpiexec(ms_mpi):
