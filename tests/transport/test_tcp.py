@@ -24,6 +24,7 @@ from pympipool.backends.registry import BACKENDS
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool import block_pool, supervisor
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp import handshake
 from pympipool.transport.tcp.client import TcpControl, UnreachableError, open_connections
@@ -202,7 +203,10 @@ def test_local_executor_opens_no_port():
 
 
 @pytest.mark.mpi
-def test_ranks_have_time_for_exit_functions(make_tcp_executor, tmp_path):
+def test_ranks_have_time_for_exit_functions(make_tcp_executor, tmp_path, monkeypatch):
+    for module in (block_pool, supervisor):
+        monkeypatch.setattr(module, "WORKER_EXIT_GRACE_S", LIMIT_S)  # on a busy machine they need more than usually
+
     def leave_a_file_at_exit(folder):
         import atexit
 

@@ -120,7 +120,7 @@ def test_one_query_is_for_all_jobs(controller, jobs):
 
 
 def test_connected_worker_causes_no_query(controller, jobs, monkeypatch):
-    monkeypatch.setattr(job_watch, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(job_watch, "FIRST_PAUSE_S", 60.0)
     jobs.watch(jobs.name(1))
     jobs.connected(jobs.name(1))
     jobs.ended(jobs.name(1))
@@ -129,7 +129,7 @@ def test_connected_worker_causes_no_query(controller, jobs, monkeypatch):
 
 
 def test_job_that_appears_late_is_cancelled(controller, jobs, monkeypatch):
-    monkeypatch.setattr(job_watch, "CANCEL_PERIOD_S", 10.0)
+    monkeypatch.setattr(job_watch, "CANCEL_PERIOD_S", 60.0)
     name = jobs.name(1)
     jobs.watch(name)
     jobs.cancel(name)
