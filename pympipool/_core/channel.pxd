@@ -28,6 +28,7 @@ cdef class Channel:
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
     cdef public object load_stored  # returns the large parts of a call that the ranks share; arguments: its id, their sizes
     cdef public object on_notice  # called without arguments when the master has announced something; None: nothing is
+    cdef public object forks      # ends this process if it was forked where it is asked; None: nothing does
     cdef public bint times_imports  # measure what traced calls import
     cdef object import_times        # the module that does; None until the first traced call
 
@@ -38,7 +39,9 @@ cdef class Channel:
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context, int64_t deadline_ns) except -1
     cdef int wait_with(self, pmp_spinner *spinner, c_bool (*ready)(void *) noexcept nogil, void *context,
                        int64_t deadline_ns) except -1
+    cdef int run_handlers(self) except -1
     cdef int take_notice(self) except -1
+    cdef int end_fork(self) except -1
     cdef bint await_message(self, int64_t deadline_ns) except -1
     cdef list take_parts(self)
     cdef object take_message(self)

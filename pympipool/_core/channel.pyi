@@ -1,10 +1,15 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pympipool._core.ring import Segment
 
+class Forks(Protocol):
+    is_fork: bool
+    def end_fork(self) -> None: ...
+
 class Channel:
     times_imports: bool
+    forks: Forks | None
     load_stored: Callable[[int, list[int]], list[memoryview]] | None
     on_notice: Callable[[], None] | None
     @property
@@ -27,5 +32,8 @@ class Channel:
     ) -> None: ...
     def restart_clock(self) -> None: ...
     def ranks_agree(self) -> bool: ...
+
+class LostMessage:
+    def __init__(self, error: Exception) -> None: ...
 
 class MasterChannel(Channel): ...

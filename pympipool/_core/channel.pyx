@@ -162,7 +162,14 @@ cdef class Channel:
                 return 0
             if code != -EINTR:
                 raise_errno(code, "waiting on a doorbell failed")
-            PyErr_CheckSignals()
+            self.run_handlers()
+
+    cdef int run_handlers(self) except -1:
+        try:
+            PyErr_CheckSignals()  # finalizers too
+        finally:
+            self.end_fork()
+        return 0
 
     cdef int wait_for_call(self, int64_t deadline_ns) except -1:
         """Wait until this rank may begin a call; return 0 when the deadline passed first."""
@@ -215,6 +222,13 @@ cdef class Channel:
         self.awaited.notices_seen = pmp_notices_count(self.awaited.notices)
         if self.on_notice is not None:
             self.on_notice()
+            self.end_fork()
+        return 0
+
+    cdef int end_fork(self) except -1:
+        """End this process if what has just run has forked it: of two that wait on a doorbell, one would never be woken."""
+        if self.forks is not None and self.forks.is_fork:
+            self.forks.end_fork()
         return 0
 
     def ranks_agree(self):

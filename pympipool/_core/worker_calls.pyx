@@ -123,7 +123,7 @@ cdef class SmallCalls:
     def receive(self):
         """Serve small calls until there is another message; return it, or None, as `Channel.receive` does."""
         while True:
-            self.end_fork()  # of a finalizer or a signal handler
+            self.end_fork()  # of a finalizer of the call before, or of a signal handler meanwhile
             if not self.channel.await_message(-1):
                 return None
             if not self.serve():
@@ -159,6 +159,7 @@ cdef class SmallCalls:
         try:
             if not kept.is_current():
                 kept = self.restore(kept)
+                self.end_fork()
             value = PyObject_Call(kept.function, call[0], <PyObject *>kwargs if kwargs else NULL)
         except BaseException as error:  # SystemExit too, as in concurrent.futures
             self.end_fork()

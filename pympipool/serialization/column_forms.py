@@ -79,13 +79,16 @@ class Entries:
         return _entries, ([entry[len(prefix) :] for entry in self.entries], prefix)
 
     def __iter__(self) -> Iterator[Any]:
-        """Unpickle each value when it is its turn.
+        """Unpickle each value when it is its turn, as `load` does."""
+        return map(self.load, self.entries)
+
+    def load(self, entry: Entry) -> Any:
+        """Unpickle one of the values.
 
         Raises:
             SerializationError: It cannot be unpickled in this process.
         """
-        prefix = self.prefix
-        return (payload.load((prefix + entry,) if type(entry) is bytes else entry) for entry in self.entries)
+        return payload.load((self.prefix + entry,) if type(entry) is bytes else entry)
 
 
 class Records:

@@ -21,7 +21,7 @@ from pympipool.serialization.columns import dump_results, freeze
 from pympipool.serialization.copying import result_copier
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.plain import Pickled
-from pympipool.worker.call_forks import NO_ROWS
+from pympipool.worker.call_forks import NO_ROWS, CallForks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from pympipool._core.copies import Copier
-    from pympipool.worker.call_forks import CallForks
+    from pympipool.serialization.column_forms import Entry
 
 Batch: TypeAlias = "Pickled"
 """The results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
@@ -60,32 +60,44 @@ def run_each(
     error: list[Any] | None = None
     count = len(columns[0])
     copier = result_copier(count)
+    forks = forks or CallForks()
     if type(columns[0]) is Entries:
-        rows = [iter(columns[0])]
-        calls: Iterator[Any] = starmap(function, rows[0])
+        rows = [NO_ROWS]
+        calls: Iterator[Any] = starmap(function, map(_loader(columns[0], forks), columns[0].entries))
     else:
         rows = columns[0].iterators() if type(columns[0]) is Rows else list(map(taking, columns))
         calls = map(function, *rows)
-    if forks is not None:
-        forks.rows = rows[0]
+    forks.rows = rows[0]
     try:
         if stamps is None or not _run_and_time(calls, results, stamps, copier):
             copier.freeze_all(results, calls, freeze)  # results before an exception stay in the list
-        if forks is not None:
-            forks.end_fork()
+        forks.end_fork()
         if len(results) < count:
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
                 " next() a default; here it would have taken its place out of the results"
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
-        if forks is not None:
-            forks.end_fork()
+        forks.end_fork()
         error = dump_exception(raised, _location())
     finally:
-        if forks is not None:
-            forks.rows = NO_ROWS
+        forks.rows = NO_ROWS
     return Pickled(dump_results(results, error, has_instances=bool(copier.kinds)))
+
+
+def _loader(entries: Entries, forks: CallForks) -> Callable[[Entry], Any]:
+    """Return a function that unpickles the arguments of a call. A fork ends in it, also one that was made while it unpickles."""
+    load = entries.load
+
+    def load_in_worker(entry: Entry) -> Any:
+        if forks.is_fork:
+            forks.end_fork()
+        arguments = load(entry)
+        if forks.is_fork:
+            forks.end_fork()
+        return arguments
+
+    return load_in_worker
 
 
 def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int], copier: Copier) -> bool:

@@ -3,8 +3,9 @@
     call ── os.fork ──> worker: goes on
                     └─> child: the rest of the call, then `end_fork`, whether the call has returned or raised
 
-The same holds for a fork of an initializer, of a finalizer and of a signal handler. Otherwise both would receive from the same
-ring. A child that never comes back, because it calls os._exit or another program, is none of our business.
+The same holds for a fork of an initializer, of a finalizer, of a signal handler (`Channel.forks`), and of code of the user that
+unpickles or pickles. Otherwise both would receive from the same ring. A child that never comes back, because it calls os._exit or
+another program, is none of our business.
 """
 
 from __future__ import annotations

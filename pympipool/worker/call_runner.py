@@ -162,25 +162,27 @@ class CallRunner(FunctionSlots):
         Empties parts before the function runs, so that only the function refers to its arguments. In a batch, `BATCH` or
         `TRACED_BATCH` takes the place of the keyword arguments, and the positional ones are columns.
         """
-        if number == 0:
-            self._leave_script()
-            function, args, kwargs = load(parts, "the call")
-            function = self._wrap(function)
-            kept = None
-        else:
-            kept = self.functions[number % FUNCTION_CACHE_SIZE]
-            if kept.script is not self.script or len(self.arrived) != len(kept.script):
-                kept = self._enter_script(kept)
-            args, kwargs = load(parts, "the arguments")
-            if kept.number != number:
-                raise RuntimeError(
-                    f"a call refers to function {number}, but that slot holds {kept.number}: a bug in pympipool"
-                )
-            if not kept.is_current():
-                kept = self.restore(kept)
-            function = kept.function
-        parts.clear()
         try:
+            if number == 0:
+                self._leave_script()
+                function, args, kwargs = load(parts, "the call")
+                function = self._wrap(function)
+                kept = None
+            else:
+                kept = self.functions[number % FUNCTION_CACHE_SIZE]
+                if kept.script is not self.script or len(self.arrived) != len(kept.script):
+                    kept = self._enter_script(kept)
+                args, kwargs = load(parts, "the arguments")
+                if kept.number != number:
+                    raise RuntimeError(
+                        f"a call refers to function {number}, but that slot holds {kept.number}: a bug in pympipool"
+                    )
+                if not kept.is_current():
+                    kept = self.restore(kept)
+                function = kept.function
+            parts.clear()
+            if self.forks.is_fork:  # what was unpickled has forked
+                self.forks.end_fork()
             if kwargs:
                 return function(*args, **kwargs)
             if kwargs is BATCH or kwargs is TRACED_BATCH:
@@ -207,6 +209,7 @@ class CallRunner(FunctionSlots):
             nonlocal kept, function
             if not kept.is_current():
                 kept = self.restore(kept)
+                self.forks.end_fork()
                 function = kept.function
             return function(*args)
 

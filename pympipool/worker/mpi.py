@@ -267,6 +267,7 @@ def serve(
     def raised(call: int, error: BaseException) -> Answer:
         return finished(*runner.raised(call, error))
 
+    channel.forks = runner.calls.forks
     source: SmallCalls | Channel = channel
     if calls_left == 0:
         source = SmallCalls(channel, runner.calls, SCALARS, returned, raised, has_result=not runner.is_silent)

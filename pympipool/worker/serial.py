@@ -86,8 +86,10 @@ def serve(
         return ERROR, 0, dump_exception(error, location)
 
     source: SmallCalls | Link = channel
-    if calls_left == 0 and isinstance(channel, Channel):
-        source = SmallCalls(channel, runner, SCALARS, returned, raised)
+    if isinstance(channel, Channel):
+        channel.forks = runner.forks
+        if calls_left == 0:
+            source = SmallCalls(channel, runner, SCALARS, returned, raised)
     receive, send, run_call, forks = source.receive, channel.answer, runner.run, runner.forks
     while True:
         forks.end_fork()

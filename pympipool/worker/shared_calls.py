@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic_ns
 
+from pympipool._core.channel import Channel
 from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, join_exceptions
 from pympipool.serialization.payload import dump
@@ -39,6 +40,9 @@ def serve_root(
         announce_last: Called before the last call.
         has_state: The worker had an initializer or an init_function.
     """
+    forks = runner.calls.forks
+    if isinstance(channel, Channel):
+        channel.forks = forks
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
         ranks.share(message)
@@ -67,6 +71,7 @@ def serve_root(
         else:
             return
         del message  # release it before waiting for the next one
+        forks.end_fork()  # of a finalizer
 
 
 def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> None:
@@ -84,12 +89,14 @@ def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> Non
             return
         del message
         runner.drop_released()
+        runner.calls.forks.end_fork()  # of a finalizer
 
 
 def run(runner: RankRunner, message: Message) -> Message:
     """Run a call and return the answer of this rank."""
     runner.start_ns = monotonic_ns()
     kind, parts = runner.run(message.call, message.tag, message.parts)
+    runner.calls.forks.end_fork()  # of a finalizer, or made while the result was pickled
     return Message(kind, message.call, monotonic_ns() - runner.start_ns, parts, runner.start_ns)
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from pympipool import Executor
 from pympipool._core.copies import WatchedRows
 from pympipool._core.records import RowIterator
+from pympipool._core.ring import CALL, END, RESULT
 from pympipool.serialization.column_forms import taking
 from pympipool.worker.call_forks import CallForks
+from pympipool.worker.rank_comm import Message
+from pympipool.worker.shared_calls import serve_other
+from support.waiting import wait_until
 
 if not hasattr(os, "fork"):
     pytest.skip("this system has no fork: run it on Linux or macOS", allow_module_level=True)
@@ -47,6 +53,26 @@ def come_back_from_start(way, name):
     return {}
 
 
+def fork_while_waiting(path):
+    """Have a signal handler fork when this worker waits for the next call. The exit code of the child goes to a file."""
+
+    def fork(*_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        child = os.fork()
+        if child != 0:
+            path.write_text(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}.")
+
+    signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)  # again if the worker was about to wait
+    return os.getpid()
+
+
+def note(path, _argument):
+    with open(path, "a") as file:
+        file.write("called\n")
+    return os.getpid()
+
+
 def fork_and_end(_argument):
     child = os.fork()
     if child == 0:
@@ -65,6 +91,18 @@ class ForksAtItsEnd:
         child = os.fork()
         if child != 0:
             os.waitpid(child, 0)
+
+
+class ForksOnArrival:
+    """Forks when it is unpickled, and waits for the child, which comes back."""
+
+    def __setstate__(self, _):
+        child = os.fork()
+        if child != 0:
+            os.waitpid(child, 0)
+
+    def __reduce__(self):
+        return ForksOnArrival, (), True
 
 
 class Noted:
@@ -137,6 +175,40 @@ def test_fork_of_a_finalizer_answers_nothing(exe):
         calls.append(exe.submit(ForksAtItsEnd))
         calls.append(exe.submit(abs, -number))
     assert [call.result(timeout=60) for call in calls] == [5, 0, 5, 1, 5, 2, 5, 3]
+
+
+def test_fork_made_while_unpickling_runs_no_call(exe, tmp_path):
+    path = tmp_path / "calls"
+    calls = [exe.submit(note, path, ForksOnArrival()) for _ in range(2)]
+    workers = {call.result(timeout=60) for call in calls}
+    assert path.read_text() == "called\n" * 2
+    workers |= {*exe.map(note, [path] * 4, [ForksOnArrival(), {1}, ForksOnArrival(), {2}], chunksize=4)}
+    assert workers == {exe.submit(os.getpid).result(timeout=60)}
+    assert path.read_text() == "called\n" * 6
+
+
+def test_rank_looks_for_forks_before_it_answers():
+    events = []
+    forks = SimpleNamespace(end_fork=lambda: events.append("look"))
+    runner = SimpleNamespace(
+        calls=SimpleNamespace(forks=forks),
+        run=lambda *_: events.append("run") or (RESULT, [b""]),
+        drop_released=lambda: None,
+    )
+    messages = iter([Message(CALL, 1, 0, [b""]), Message(END, 0, 0, [])])
+    ranks = SimpleNamespace(receive=messages.__next__, answer=lambda _: events.append("answer"))
+    serve_other(ranks, runner, calls_left=0)
+    assert events == ["run", "look", "answer", "look"]
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tasks_per_child": 9}], ids=["small calls", "limited"])
+def test_fork_of_a_handler_takes_no_call(options, tmp_path):
+    with Executor(max_workers=1, block_allocation=True, **options) as exe:
+        worker = exe.submit(fork_while_waiting, tmp_path / "code").result(timeout=60)
+        wait_until(lambda: (tmp_path / "code").exists() and (tmp_path / "code").read_text())
+        calls = [exe.submit(os.getpid) for _ in range(3)]
+        assert [call.result(timeout=60) for call in calls] == [worker] * 3
+    assert (tmp_path / "code").read_text() == "1."
 
 
 @pytest.mark.parametrize("way", ["returns", "raises", "exits"])
