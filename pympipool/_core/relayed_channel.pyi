@@ -29,12 +29,14 @@ class RelayedChannel(Channel):
     def return_all_but_first(self, count: int = 1) -> None: ...
 
 def by_link(channels: list[Queue]) -> dict[Any, list[Queue]]: ...
-def forward_all(channels: list[Queue], frames: Frames, due: list[Queue], failed: list[Queue]) -> list[Queue]: ...
+def forward_all(
+    channels: list[Queue], frames: Frames, due: list[Queue], failed: list[tuple[Queue, Exception]]
+) -> list[Queue]: ...
 def take_answers(
     incoming: bytearray,
     position: int,
     channels: dict[int, Queue],
     frames: Frames,
     due: list[Queue],
-    failed: list[Queue],
+    failed: list[tuple[Queue, Exception]],
 ) -> int: ...

@@ -286,7 +286,7 @@ def forward_all(list channels, frames, list due, list failed):
         channels: Those of the workers, all behind one agent.
         frames: The connection to the agent.
         due: Gets the channels from whose workers calls are to be recalled later.
-        failed: Gets those whose ring is corrupt.
+        failed: Gets those that can be served no more, each with its error: a corrupt ring, or a lack of memory.
     """
     cdef RelayedChannel channel
     cdef list waiting = []
@@ -297,8 +297,8 @@ def forward_all(list channels, frames, list due, list failed):
             continue
         try:
             channel.forward(out)
-        except (OSError, EOFError, ValueError):
-            failed.append(channel)
+        except Exception as error:
+            failed.append((channel, error))
             continue
         if channel.waits_for_master:
             waiting.append(channel)
@@ -350,9 +350,10 @@ def take_answers(bytearray incoming, Py_ssize_t position, dict channels, frames,
             break
         try:
             channel.answer_all(data, count)
-        except (OSError, EOFError, ValueError):
-            failed.append(channel)
-        answered.append(channel)
+        except Exception as error:
+            failed.append((channel, error))
+        else:
+            answered.append(channel)
         last = channel
         position = begin + <Py_ssize_t>frame.size
     if last is not None:

@@ -239,6 +239,19 @@ def test_answers_without_room_wait_in_order(sides):
     assert sides.queue.answer_bytes == 0
 
 
+def test_lack_of_memory_fails_its_channel_only(sides):
+    def fail(_):
+        raise error
+
+    other, error = Sides(), MemoryError("no memory for a large call")
+    sides.queue.put = fail
+    sides.call(1, bytes(5000))
+    other.call(2, bytes(5000))
+    forward_all([sides.queue, other.queue], sides.frames, [], sides.failed)
+    assert sides.failed == [(sides.queue, error)]
+    assert ids(other.queue.sent) == [2]
+
+
 def test_large_call_or_one_behind_others_is_put(sides):
     sides.call(1, bytes(5000))
     assert sides.forward() == []

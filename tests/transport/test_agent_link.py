@@ -106,7 +106,7 @@ def test_ended_worker_is_not_served_again(unserved):
     rank._queue, rank._has_paused, link._ranks[1] = queue, True, rank  # its answers wait for the master
     with link._lock:
         link._end(rank)
-        link._after_forwarding([queue], [queue])
+        link._after_forwarding([queue], [(queue, EOFError())])
     link.forward_calls([queue])
     assert link._queues == {}
     assert link._recalls == set()
@@ -135,6 +135,17 @@ def test_fault_of_a_link_ends_that_link_only(unserved, monkeypatch, capsys):
     link.loop.serve_round()
     assert link.is_closed
     assert "OverflowError: a number that cannot be" in capsys.readouterr().err
+
+
+def test_fault_while_forwarding_ends_that_link_only(unserved, capsys):
+    def fail():
+        raise MemoryError("no room for calls")
+
+    link, _ = unserved
+    link.frames.segment = fail
+    link.forward_calls([])
+    assert link.is_closed
+    assert "MemoryError: no room for calls" in capsys.readouterr().err
 
 
 def test_wait_of_centuries_is_possible(unserved):

@@ -20,17 +20,7 @@ from typing import TYPE_CHECKING
 
 from pympipool._core.relayed_channel import forward_all, take_answers
 from pympipool.transport.frames import decode_body
-from pympipool.transport.host_stream import (
-    CONTROL,
-    DATA,
-    MESSAGES,
-    PAUSE,
-    REQUEST,
-    RESUME,
-    STATUS,
-    HostFrame,
-    close_all,
-)
+from pympipool.transport.host_stream import CONTROL, DATA, MESSAGES, PAUSE, REQUEST, RESUME, STATUS, close_all
 from pympipool.transport.tcp.agent_loop import tell_fault
 from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
@@ -43,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from pympipool.transport.host_stream import HostFrame
     from pympipool.transport.tcp.agent_loop import AgentLoop
     from pympipool.transport.tcp.call_forwarder import CallForwarder
     from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
@@ -282,29 +273,38 @@ class AgentLink:
             if self.is_closed:
                 return
             known_due_s = self._due_s()
-            due: list[PolledPrefetchQueue] = []
-            failed: list[PolledPrefetchQueue] = []
-            for queue in forward_all(queues, self.frames, due, failed):
-                if not queue.rank.gone:  # it has room now for answers
-                    self._serve_rank(queue.rank, AgentRank.check_answers)
-            self._after_forwarding(due, failed)
-            with contextlib.suppress(OSError):  # the thread sees it too
-                self._flush()
-            is_earlier = self._due_s() < known_due_s
-        if is_earlier:
-            self.loop.wake(self)
+            try:
+                for queue in self._forward(queues):
+                    if not queue.rank.gone:  # it has room now for answers
+                        self._serve_rank(queue.rank, AgentRank.check_answers)
+                with contextlib.suppress(OSError):  # the thread sees it too
+                    self._flush()
+            except Exception as error:  # as in `serve`
+                tell_fault(error)
+                self._close()
+            if self._due_s() < known_due_s:
+                self.loop.wake(self)
+
+    def _forward(self, queues: list[PolledPrefetchQueue]) -> list[PolledPrefetchQueue]:
+        due: list[PolledPrefetchQueue] = []
+        failed: list[tuple[PolledPrefetchQueue, Exception]] = []
+        waiting = forward_all(queues, self.frames, due, failed)
+        self._after_forwarding(due, failed)
+        return waiting
 
     def _take_small(self, incoming: bytearray, position: int) -> int:
         """Forward small answers, and the calls that may be sent then."""
         due: list[PolledPrefetchQueue] = []
-        failed: list[PolledPrefetchQueue] = []
+        failed: list[tuple[PolledPrefetchQueue, Exception]] = []
         position = take_answers(incoming, position, self._queues, self.frames, due, failed)
-        if due or failed:
-            self._after_forwarding(due, failed)
+        self._after_forwarding(due, failed)
         return position
 
-    def _after_forwarding(self, due: list[PolledPrefetchQueue], failed: list[PolledPrefetchQueue]) -> None:
-        for queue in failed:
+    def _after_forwarding(
+        self, due: list[PolledPrefetchQueue], failed: list[tuple[PolledPrefetchQueue, Exception]]
+    ) -> None:
+        for queue, error in failed:
+            tell_fault(error)
             self._end(queue.rank)
         for queue in due:
             if not queue.rank.gone:
@@ -321,10 +321,7 @@ class AgentLink:
             return
         if rank.queue is not None:
             self._queues[rank.number] = rank.queue
-            due: list[PolledPrefetchQueue] = []
-            failed: list[PolledPrefetchQueue] = []
-            forward_all([rank.queue], self.frames, due, failed)
-            self._after_forwarding(due, failed)
+            self._forward([rank.queue])
 
     def _request_recalls(self) -> None:
         now_ns = monotonic_ns()
