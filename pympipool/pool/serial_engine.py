@@ -24,6 +24,7 @@ from pympipool.execution.dependencies import InputError, has_result, is_cancelle
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import describe_shared, has_shared, payload
 from pympipool.serialization.exception_forms import copy_exception
+from pympipool.serialization.exceptions import dump_exception, load_exception
 from pympipool.serialization.future_search import find_futures, resolve
 from pympipool.serialization.inputs import Input, inputs_from
 from pympipool.serialization.plain import Pickled
@@ -169,7 +170,8 @@ class SerialEngine(WorkerlessEngine):
             from concurrent.futures.process import BrokenProcessPool
 
             self._init_error = BrokenProcessPool(f"{name} failed, so no call runs: {type(error).__name__}: {error}")
-            raise self._init_error from error
+            self._init_error.__cause__ = load_exception(dump_exception(error, ""))  # without frames: they keep the call
+            raise copy_exception(self._init_error) from error
         return self._init_values
 
     def waiting_count(self) -> int:

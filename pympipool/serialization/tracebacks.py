@@ -76,7 +76,7 @@ def describe_place(error: BaseException) -> bytes:
         frame = raised.__traceback__
         while frame is not None:
             name = frame.tb_frame.f_code.co_filename
-            if not name.startswith(_OWN_FILES):  # one rank may have run the call in C, and another one not
+            if not name.startswith(_WORKER_FILES):  # one rank may have run the call in C, and another one not
                 frames.append((name, frame.tb_lineno, frame.tb_lasti))
             frame = frame.tb_next
         places.append((type_name(type(raised)), frames))
@@ -95,7 +95,7 @@ def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | 
     while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         last = first.tb_frame.f_code.co_filename
         first = first.tb_next
-    return None if first is None and last.endswith(_CALLERS) else first or trace
+    return None if first is None and last.replace(os.sep, "/").endswith(_CALLERS) else first or trace
 
 
 _OWN_FILES = (
@@ -103,6 +103,9 @@ _OWN_FILES = (
     "pympipool/_core/",  # frames of compiled modules have the path that the compiler was given, relative to the source
 )
 """Beginnings of the file names of pympipool's own frames."""
+
+_WORKER_FILES = (_OWN_FILES[0] + "worker" + os.sep, _OWN_FILES[1])
+"""The same for those through which a worker runs a call."""
 
 _CALLERS = ("/worker/call_runner.py", "/worker/batches.py", "/_core/copies.pyx", "/_core/worker_calls.pyx")
 """Ends of the names of the files that call functions of the user."""

@@ -75,6 +75,8 @@ class Preloading:
         Args:
             preload: Modules to import; None: those that earlier calls have imported.
         """
+        if "PYMPIPOOL_JOB" in environment:  # job.py runs no calls itself
+            return None
         if preload == () or not os.path.isdir("/proc/self/task"):  # without that there are no checks
             return None
         variables = frozenset(item for item in environment.items() if not item[0].startswith("PYMPIPOOL_"))
@@ -167,8 +169,7 @@ class Preloading:
         variables, path, _ = target.key
         wanted = dict(variables)
         for name in os.environ.keys() - wanted.keys():
-            if not name.startswith("PYMPIPOOL_"):
-                del os.environ[name]
+            del os.environ[name]  # those of workers too, the key among them: they come again with each request
         for name, value in wanted.items():
             if os.environ.get(name) != value:
                 os.environ[name] = value

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pympipool._core import ring
-from pympipool._core.channel import Channel, MasterChannel
+from pympipool._core.channel import Channel, LostMessage, MasterChannel
 from pympipool._core.ring import CACHED, CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool._core.worker_calls import SmallCalls
 from pympipool.serialization import payload
@@ -177,6 +177,15 @@ def test_exception_has_one_place_on_both_ways():
         worker.runner.run(NUMBER, payload.dump_call(NUMBER, None, (), {}))
     error = raised.value.with_traceback(raised.tb.tb_next)  # without the frame of this test
     assert describe_place(error) == worker.answers[0][3]
+
+
+def test_place_tells_arguments_from_the_function():
+    worker, places = Worker(bytearray), []
+    for argument in (LostMessage(MemoryError()), 1 << 62):
+        with pytest.raises(MemoryError) as raised:
+            worker.runner.run(NUMBER, payload.dump_call(NUMBER, None, (argument,), {}))
+        places.append(describe_place(raised.value.with_traceback(raised.tb.tb_next)))
+    assert places[0] != places[1]
 
 
 def test_exception_raised_again_has_one_place():

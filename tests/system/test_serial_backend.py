@@ -2,11 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import traceback
+import weakref
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -161,6 +164,18 @@ def test_initializer_that_fails_runs_once(error):
     assert len(set(map(id, errors))) == 3
     assert type(errors[-1].__cause__) is error
     assert len(runs) == 1
+
+
+def test_failed_start_keeps_no_call():
+    values = {1}  # a set: it can be referred to weakly
+    kept = weakref.ref(values)
+    with Executor(backend="serial", initializer=fail, initargs=("no",)) as exe:
+        first = exe.submit(len, values)
+        assert "in fail" in "".join(traceback.format_exception(first.exception()))
+        del first, values
+        gc.collect()
+        assert kept() is None
+        assert "in fail" in "".join(traceback.format_exception(exe.submit(abs, 1).exception()))
 
 
 def test_wrong_init_function_fails_its_calls():

@@ -15,6 +15,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.worker.forkserver import Forkserver
+from pympipool.worker.preloading import Preloading
 from support.processes import children_with
 from support.waiting import wait_until
 
@@ -214,6 +215,22 @@ def test_preloaded_process_ends_with_killed_forkserver(module):
 def test_wrong_preload_is_refused(preload, told):
     with pytest.raises((ValueError, TypeError), match=told):
         Executor(max_workers=1, preload=preload)
+
+
+def test_modules_see_no_variables_of_workers(module, monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_OF_A_WORKER", "secret")
+    name = module("sees", "import os; seen = [name for name in os.environ if name.startswith('PYMPIPOOL_')]")
+    with Executor(max_workers=1, preload=[name]) as exe:
+        wait_until(lambda: is_preloaded(exe, name))
+        assert exe.submit(eval, f"__import__({name!r}).seen").result() == []
+        assert exe.submit(os.getenv, "PYMPIPOOL_OF_A_WORKER").result() == "secret"
+
+
+def test_job_of_an_agent_preloads_nothing():
+    preloading = Preloading(lambda _: None, lambda _: None, lambda *_: None, lambda: None)
+    with preloading.reporter, preloading._reports:
+        targets = [preloading.target_for(one, [], ("numpy",)) for one in ({"PYMPIPOOL_JOB": "[]"}, {})]
+    assert [target is None for target in targets] == [True, False]
 
 
 def test_call_can_name_modules_itself(module):
