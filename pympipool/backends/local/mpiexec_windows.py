@@ -5,7 +5,7 @@
         rank 0 ... rank N-1  each the worker's program
 
 All of them are members of the job object (`jobs_windows.py`), which is killed as a whole; so nothing of an MPI job can stay behind.
-How the ranks have ended tells the system: each has a handle here from the moment it is ready.
+The system tells how the ranks have ended: each has a handle here from the moment it is ready.
 """
 
 from __future__ import annotations
