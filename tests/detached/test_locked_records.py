@@ -166,11 +166,13 @@ def test_records_that_are_being_made_raise_an_error(project):
 
 
 STOPS_ITSELF = """
+import threading
+from signal import SIGSTOP, pthread_kill
 from pympipool.detached import local
 queue = local.LocalScheduler.submit
 def submit(*args):
     while not Path('gate').exists():
-        os.kill(os.getpid(), 19)
+        pthread_kill(threading.get_ident(), SIGSTOP)  # this thread, which then goes no step further
     return queue(*args)
 local.LocalScheduler.submit = submit
 print(executor().submit(square, 2).result())

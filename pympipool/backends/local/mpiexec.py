@@ -63,9 +63,6 @@ _KILLED_WITH_OTHERS = (0, -SIGKILL)
 """Exit codes that mpiexec reports for ranks that it has killed because another rank ended. 0: it has not waited for the
 rank."""
 
-_ONE_FAILED = 255
-"""What mpiexec of Intel MPI returns when a rank has failed, whatever its exit code."""
-
 _REPORT_CODES = ("MPICH", "Intel(R) MPI")
 """How the versions of libraries begin whose mpiexec has the option -print-all-exitcodes."""
 
@@ -157,15 +154,16 @@ class MpiexecProcess(ChildProcess):
         """Return the exit code of mpiexec, which is that of a rank that failed; None while mpiexec runs.
 
         For a rank that was ended by signal N, the code is 128 + N with Open MPI. With MPICH it is N, and -N once
-        `stdout` has been read to its end. With Intel MPI it is 255 until then, for other ends too.
+        `stdout` has been read to its end; until then it may also be that of a rank that was killed because another one has
+        failed. With Intel MPI it is 255 until then, for other ends too.
         """
         code = super().poll()
-        if code == _ONE_FAILED and self._job_output and self._job_output.exit_codes:
-            codes = self._job_output.exit_codes
+        if code is None or code <= 0 or self._job_output is None:
+            return code
+        codes = self._job_output.exit_codes
+        if any(codes):
             return next((one for one in codes if one not in _KILLED_WITH_OTHERS), min(codes))
-        if code is not None and self._job_output and self._job_output.signal == code:
-            return -code
-        return code
+        return -code if self._job_output.signal == code else code
 
     def exit_status_of(self, rank: int) -> tuple[int, int | None]:
         """Return the rank that ended first, and its exit code.
